@@ -1,0 +1,4 @@
+//! Easel.
+
+pub mod domain;
+pub mod simulator;

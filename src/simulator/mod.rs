@@ -1,0 +1,1 @@
+//! The upstreams' own HTTP APIs, for demos, tests and staging.
