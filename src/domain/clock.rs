@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use super::text::as_text;
 
 /// A moment in milliseconds since the Unix epoch, UTC. Written to rows as it is, to callers as RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,17 +43,15 @@ impl fmt::Display for Millis {
     }
 }
 
-impl Serialize for Millis {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl FromStr for Millis {
+    type Err = jiff::Error;
+    fn from_str(text: &str) -> Result<Self, jiff::Error> {
+        text.parse().map(|moment: jiff::Timestamp| Self(moment.as_millisecond()))
     }
 }
 
-impl<'de> Deserialize<'de> for Millis {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let moment: jiff::Timestamp = jiff::Timestamp::deserialize(deserializer)?;
-        Ok(Self(moment.as_millisecond()))
-    }
+as_text! {
+    Millis { format: DateTime, example: "2026-11-22T09:30:00.000Z" }
 }
 
 /// Where the rest of the house gets the time from.

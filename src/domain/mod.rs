@@ -1,3 +1,17 @@
 //! Floor 0: facts and rules. No sockets, no rows, no runtime; everything here can be read and tested alone.
 
+pub mod attempt;
+pub mod catalog;
 pub mod clock;
+pub mod code;
+pub mod fit;
+pub mod id;
+pub mod image;
+pub mod money;
+pub mod param;
+pub mod request;
+pub mod secret;
+pub mod size;
+pub mod task;
+mod text;
+pub mod validate;

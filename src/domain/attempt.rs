@@ -1,0 +1,170 @@
+//! One try at one provider, and the money that may have gone with it. An attempt is written before its paid call is
+//! sent; whatever happens to the call, the row says what is known of it and in which words that is known.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::clock::Millis;
+use super::id::{AttemptId, TaskId};
+use super::money::Usd;
+use super::task::Failure;
+
+/// Whether a provider charged for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Billing {
+    /// Proven not to be charged.
+    No,
+    /// Charged.
+    Yes,
+    /// Nobody can say.
+    Unknown,
+}
+
+impl Billing {
+    /// Its name in JSON and rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How far an attempt has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptState {
+    /// Committed; the call may be under way.
+    Intent,
+    /// The call never left this machine.
+    NotSent,
+    /// The provider said no.
+    Rejected,
+    /// The provider said yes and is at work.
+    Accepted,
+    /// The call left and no answer tells what became of it.
+    Unknown,
+    /// A picture came.
+    Succeeded,
+    /// The provider failed after accepting.
+    Failed,
+    /// The provider answered without a picture.
+    NoImage,
+    /// Never heard of again.
+    Lost,
+}
+
+impl AttemptState {
+    /// Whether the provider may still be at work on it.
+    pub const fn open(self) -> bool {
+        matches!(self, Self::Intent | Self::Accepted | Self::Unknown)
+    }
+
+    /// Its name in JSON and rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Intent => "intent",
+            Self::NotSent => "not_sent",
+            Self::Rejected => "rejected",
+            Self::Accepted => "accepted",
+            Self::Unknown => "unknown",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::NoImage => "no_image",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// What a provider says an attempt consumed, in its own units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"type": "quota", "consumed": 20000}))]
+pub struct ProviderUnits {
+    /// The provider's name for the unit.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How many.
+    pub consumed: i64,
+}
+
+/// One try at one provider.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Its id; also what is planted at providers that take a correlation.
+    pub id: AttemptId,
+    /// The task it is for.
+    pub task: TaskId,
+    /// 1 for the task's first.
+    pub number: u32,
+    /// Provider id.
+    pub provider: String,
+    /// The model's name there.
+    pub provider_model: String,
+    /// Why this route was taken.
+    pub reason: String,
+    /// How far it has come.
+    pub state: AttemptState,
+    /// Whether it was charged.
+    pub billed: Billing,
+    /// In words, how that is known.
+    pub evidence: String,
+    /// What it may cost at most, by the catalogue at the time; `None` when no price is known.
+    pub possible_charge: Option<Usd>,
+    /// What it did cost, once known.
+    pub charged: Option<Usd>,
+    /// The same in the provider's units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<ProviderUnits>,
+    /// The provider's id for it.
+    pub handle: Option<String>,
+    /// What went wrong, when something did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// When the intent was written.
+    pub started_at: Millis,
+    /// When the provider was done with it.
+    pub finished_at: Option<Millis>,
+}
+
+impl Attempt {
+    /// Closes the attempt with what is known of its billing.
+    pub fn close(&mut self, state: AttemptState, verdict: Verdict, now: Millis) {
+        self.state = state;
+        self.judge(verdict);
+        self.finished_at = Some(now);
+    }
+
+    /// Notes what is known of the billing.
+    pub fn judge(&mut self, verdict: Verdict) {
+        self.charged = match verdict.billed {
+            Billing::No => Some(Usd::ZERO),
+            Billing::Yes => verdict.charged.or(self.possible_charge),
+            Billing::Unknown => None,
+        };
+        self.billed = verdict.billed;
+        self.evidence = verdict.evidence;
+        self.units = verdict.units.or(self.units.take());
+    }
+}
+
+/// What is known about the billing of an attempt, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// Whether it was charged.
+    pub billed: Billing,
+    /// How much, when the provider said so.
+    pub charged: Option<Usd>,
+    /// In the provider's units.
+    pub units: Option<ProviderUnits>,
+    /// In words, how that is known.
+    pub evidence: String,
+}
+
+impl Verdict {
+    /// A verdict without an amount of the provider's own.
+    pub fn new(billed: Billing, evidence: impl Into<String>) -> Self {
+        Self { billed, charged: None, units: None, evidence: evidence.into() }
+    }
+}

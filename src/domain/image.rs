@@ -1,0 +1,192 @@
+//! Pictures as bytes: the type read from the first bytes, width and height read from the header. Nothing is decoded
+//! here, and what a server claims about its bytes is not asked.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::size::MAX_SIDE;
+
+/// The most pixels a picture may have.
+pub const MAX_PIXELS: u64 = 100_000_000;
+/// How many leading bytes are enough to read any accepted header.
+pub const HEADER_BYTES: usize = 256 * 1024;
+
+/// Accepted picture types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum MediaType {
+    #[serde(rename = "image/png")]
+    Png,
+    #[serde(rename = "image/jpeg")]
+    Jpeg,
+    #[serde(rename = "image/webp")]
+    Webp,
+    #[serde(rename = "image/gif")]
+    Gif,
+    #[serde(rename = "image/avif")]
+    Avif,
+}
+
+impl MediaType {
+    /// As in a `Content-Type` header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Png => "image/png",
+            Self::Jpeg => "image/jpeg",
+            Self::Webp => "image/webp",
+            Self::Gif => "image/gif",
+            Self::Avif => "image/avif",
+        }
+    }
+
+    /// The usual file ending.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpg",
+            Self::Webp => "webp",
+            Self::Gif => "gif",
+            Self::Avif => "avif",
+        }
+    }
+}
+
+/// What a picture's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Its type.
+    pub media_type: MediaType,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+}
+
+/// Why bytes are not an acceptable picture.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NotAPicture {
+    /// The first bytes are of no accepted type.
+    #[error("not a PNG, JPEG, WebP, GIF or AVIF picture")]
+    Type,
+    /// The header is broken or was cut.
+    #[error("the picture's header cannot be read")]
+    Header,
+    /// The picture is larger than any that is kept.
+    #[error("{width}x{height} is beyond {MAX_SIDE} pixels a side or {MAX_PIXELS} in all")]
+    TooLarge {
+        /// Pixels across.
+        width: u64,
+        /// Pixels down.
+        height: u64,
+    },
+}
+
+/// Reads a picture's header from its first bytes; [`HEADER_BYTES`] are always enough.
+pub fn read_header(first: &[u8]) -> Result<Header, NotAPicture> {
+    use imagesize::{Compression, ImageType};
+    let media_type = match imagesize::image_type(first).map_err(|_| NotAPicture::Type)? {
+        ImageType::Png => MediaType::Png,
+        ImageType::Jpeg => MediaType::Jpeg,
+        ImageType::Webp => MediaType::Webp,
+        ImageType::Gif => MediaType::Gif,
+        ImageType::Heif(Compression::Av1) => MediaType::Avif,
+        _ => return Err(NotAPicture::Type),
+    };
+    let dimensions = imagesize::blob_size(first).map_err(|_| NotAPicture::Header)?;
+    let (width, height) = (dimensions.width as u64, dimensions.height as u64);
+    if width == 0 || height == 0 {
+        return Err(NotAPicture::Header);
+    }
+    match (u32::try_from(width), u32::try_from(height)) {
+        (Ok(across), Ok(down)) if across <= MAX_SIDE && down <= MAX_SIDE && width * height <= MAX_PIXELS => {
+            Ok(Header { media_type, width: across, height: down })
+        }
+        _ => Err(NotAPicture::TooLarge { width, height }),
+    }
+}
+
+/// Whether a picture's last bytes are those its type must end with. Catches a body cut in transit; types without an end
+/// marker are taken as they are.
+pub fn ends_whole(media_type: MediaType, total: u64, first: &[u8], last: &[u8]) -> bool {
+    match media_type {
+        MediaType::Png => last.ends_with(b"IEND\xaeB`\x82"),
+        // Encoders may pad with zeroes after the end-of-image marker.
+        MediaType::Jpeg => {
+            let end = last.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+            last[..end].ends_with(&[0xff, 0xd9])
+        }
+        MediaType::Webp => {
+            let claimed =
+                first.get(4..8).and_then(|size| <[u8; 4]>::try_from(size).ok()).map(u32::from_le_bytes);
+            claimed.is_some_and(|claimed| u64::from(claimed) + 8 <= total + 1)
+        }
+        MediaType::Gif => last.ends_with(&[0x3b]),
+        MediaType::Avif => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(format: image::ImageFormat) -> Vec<u8> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::DynamicImage::new_rgb8(40, 30).write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn real_pictures_are_recognised_and_known_to_be_whole() {
+        use image::ImageFormat;
+        for (format, media_type) in [
+            (ImageFormat::Png, MediaType::Png),
+            (ImageFormat::Jpeg, MediaType::Jpeg),
+            (ImageFormat::WebP, MediaType::Webp),
+        ] {
+            let bytes = encoded(format);
+            assert_eq!(read_header(&bytes), Ok(Header { media_type, width: 40, height: 30 }));
+            let whole =
+                |bytes: &[u8]| ends_whole(media_type, bytes.len() as u64, bytes, &bytes[bytes.len() - 16..]);
+            assert!(whole(&bytes), "{format:?}");
+            assert!(!whole(&bytes[..bytes.len() - 4]), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn other_things_are_not_pictures() {
+        for bytes in [
+            b"<svg xmlns='x'/>".as_slice(),
+            b"<html>",
+            b"%PDF-1.7",
+            b"\x7fELF",
+            b"PK\x03\x04",
+            b"",
+            b"\x89PNG",
+        ] {
+            assert!(read_header(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_from_its_header() {
+        let mut png = encoded(image::ImageFormat::Png);
+        png[16..20].copy_from_slice(&19_000u32.to_be_bytes());
+        png[20..24].copy_from_slice(&19_000u32.to_be_bytes());
+        assert_eq!(read_header(&png), Err(NotAPicture::TooLarge { width: 19_000, height: 19_000 }));
+        png[20..24].copy_from_slice(&(1u32 << 31).to_be_bytes());
+        assert!(read_header(&png).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0usize..5) {
+            let heads: [&[u8]; 5] = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x10\0\0\0WEBPVP8 ", b"GIF89a", b"\0\0\0 ftypavif"];
+            let mut all = heads[kind].to_vec();
+            all.extend(bytes);
+            if let Ok(header) = read_header(&all) {
+                let _ = ends_whole(header.media_type, all.len() as u64, &all, &all);
+            }
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! The life of a task as a pure function. [`step`] is the whole of what may follow what; [`Task::apply`] carries an
+//! [`Event`] out on a task. The engine only performs effects and reports them as events.
+//!
+//! ```text
+//! Queued → Submitting → Waiting → Storing → Succeeded        Failed and Canceled end it from where the table says;
+//!             └──→ Reconciling ──┘                           Submitting, Waiting, Reconciling → Queued: try again
+//! ```
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::attempt::Billing;
+use super::clock::Millis;
+use super::code::Code;
+use super::fit::Adjustment;
+use super::id::{AttemptId, TaskId};
+use super::money::Usd;
+use super::request::{GenerateRequest, Operation};
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Accepted; no provider is at work on it.
+    Queued,
+    /// An attempt's intent is committed; its paid call may be under way.
+    Submitting,
+    /// The provider has accepted and is asked now and then.
+    Waiting,
+    /// A paid call left and its outcome is not known; it is looked for, never blindly repeated.
+    Reconciling,
+    /// The pictures exist at the provider and are being brought here.
+    Storing,
+    /// Pictures are here.
+    Succeeded,
+    /// It ended without a picture.
+    Failed,
+    /// The caller called it off.
+    Canceled,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Submitting,
+        Self::Waiting,
+        Self::Reconciling,
+        Self::Storing,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    /// Whether nothing can follow.
+    pub const fn terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+
+    /// Its name in rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Submitting => "submitting",
+            Self::Waiting => "waiting",
+            Self::Reconciling => "reconciling",
+            Self::Storing => "storing",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// The phase a row names; `None` for a word of a newer version.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
+    }
+}
+
+/// Something that happened to a task.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// An attempt's intent is committed.
+    Submit {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The route it takes.
+        route: Candidate,
+    },
+    /// The provider accepted and named its handle.
+    Accept,
+    /// The provider's pictures are known, or more of them.
+    Produce(Vec<Output>),
+    /// It cannot be told whether the provider accepted.
+    Lose,
+    /// The attempt is over, proven unbilled or within the spend bound; another may follow.
+    Retry,
+    /// Nothing new, except perhaps how far it is (0 to 1).
+    Stay(Option<f32>),
+    /// The pictures are durable here; `partial` when fewer than asked for.
+    Save {
+        /// Fewer than asked for.
+        partial: bool,
+    },
+    /// It ends without a picture.
+    Fail(Failure),
+    /// The caller called it off.
+    Cancel,
+}
+
+impl Event {
+    /// A short name for logs and errors.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Submit { .. } => "submit",
+            Self::Accept => "accept",
+            Self::Produce(_) => "produce",
+            Self::Lose => "lose",
+            Self::Retry => "retry",
+            Self::Stay(_) => "stay",
+            Self::Save { .. } => "save",
+            Self::Fail(_) => "fail",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// An event that may not follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {} cannot {event}", .phase.as_str())]
+pub struct Illegal {
+    /// Where the task stands.
+    pub phase: Phase,
+    /// What was reported.
+    pub event: &'static str,
+}
+
+/// Where `event` leads a task that stands at `phase`: the whole table, everything else is illegal.
+pub fn step(phase: Phase, event: &Event) -> Result<Phase, Illegal> {
+    use Phase::{Canceled, Failed, Queued, Reconciling, Storing, Submitting, Succeeded, Waiting};
+    Ok(match (phase, event) {
+        (Queued, Event::Submit { .. }) => Submitting,
+        (Submitting | Waiting | Reconciling, Event::Retry) => Queued,
+        (Submitting | Reconciling, Event::Accept) => Waiting,
+        // The first link is kept as it streams by; later ones are added to it.
+        (Submitting | Waiting | Reconciling | Storing, Event::Produce(_)) => Storing,
+        (Submitting, Event::Lose) => Reconciling,
+        (Queued | Submitting | Waiting | Reconciling | Storing, Event::Stay(_)) => phase,
+        (Storing, Event::Save { .. }) => Succeeded,
+        (Queued | Submitting | Waiting | Reconciling | Storing, Event::Fail(_)) => Failed,
+        // A running attempt is only called off once its provider has agreed.
+        (Queued | Waiting, Event::Cancel) => Canceled,
+        _ => return Err(Illegal { phase, event: event.name() }),
+    })
+}
+
+/// A route that can serve a task, with the reason it is on the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Candidate {
+    /// Provider id.
+    #[schema(example = "piapi_flux")]
+    pub provider: String,
+    /// The model's name there.
+    #[schema(example = "Qubico/flux1-dev")]
+    pub provider_model: String,
+    /// Why it is taken.
+    #[schema(example = "first in order; healthy; price known")]
+    pub reason: String,
+}
+
+/// A picture the provider has made, before it is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Where its bytes are.
+    pub source: Source,
+    /// What it shows.
+    pub kind: ImageKind,
+}
+
+/// Where a picture's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// At an address of the provider's.
+    Url(String),
+    /// Here already, under this SHA-256: they came inside the answer.
+    Blob(String),
+}
+
+/// What a returned picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageKind {
+    /// What was asked for.
+    Output,
+    /// The preprocessed control image.
+    Preprocessed,
+}
+
+/// Why a task or an attempt ended without a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The code callers see.
+    pub code: Code,
+    /// What happened, in a sentence.
+    pub detail: String,
+    /// Whether a provider charged for it.
+    pub billed: Billing,
+    /// The provider's own words, redacted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderWords>,
+}
+
+/// A provider's own words about a failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProviderWords {
+    /// Provider id.
+    pub name: String,
+    /// HTTP status of its answer, when there was one.
+    pub http_status: Option<u16>,
+    /// Its own error code.
+    pub code: Option<String>,
+    /// Its message, redacted and cut to a readable length.
+    pub message: Option<String>,
+}
+
+/// What a task costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// By the catalogue, for the route in hand; `None` when no price is known.
+    pub estimated: Option<Usd>,
+    /// The most that may be billed over all attempts; `None` when no price is known.
+    pub bound: Option<Usd>,
+    /// What attempts that ended have cost for certain.
+    pub settled: Usd,
+    /// What attempts of unknown billing may have cost.
+    pub unresolved: Usd,
+}
+
+/// What the database never looks into: the rest of a task, one JSON document.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// Routes that can serve the task, best first.
+    pub candidates: Vec<Candidate>,
+    /// The route in hand.
+    pub route: Option<Candidate>,
+    /// The attempt in hand.
+    pub attempt: Option<AttemptId>,
+    /// How many attempts there have been.
+    pub attempts: u32,
+    /// Whether any attempt may have been billed.
+    pub billed: Option<Billing>,
+    /// The parameters as the route in hand honours them.
+    pub effective: Value,
+    /// What was adjusted for it.
+    pub adjustments: Vec<Adjustment>,
+    /// How far it is, 0 to 1, when the provider says.
+    pub progress: Option<f32>,
+    /// What is being brought here.
+    pub outputs: Vec<Output>,
+    /// How often the effect of the present phase was tried.
+    pub tries: u32,
+    /// When the present phase began.
+    pub since: Option<Millis>,
+    /// What it costs.
+    pub cost: Cost,
+    /// Why it ended without a picture.
+    pub failure: Option<Failure>,
+    /// Fewer pictures than asked for.
+    pub partial: bool,
+    /// How many events it has had.
+    pub events: i64,
+}
+
+/// One caller's request on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// The public id.
+    pub id: TaskId,
+    /// Whose it is.
+    pub tenant: String,
+    /// The name of the key it came with.
+    pub key: String,
+    /// The caller's idempotency key.
+    pub idempotency_key: Option<String>,
+    /// What the caller's body said, as a digest.
+    pub fingerprint: String,
+    /// What was asked for.
+    pub request: GenerateRequest,
+    /// The model that serves it.
+    pub model: String,
+    /// The kind of work.
+    pub operation: Operation,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The provider it waits for or is at: the lane whose capacity it uses.
+    pub lane: String,
+    /// Its place among those waiting for the lane; lower goes first.
+    pub rank: i64,
+    /// How often it was written; a writer with an older number has lost it.
+    pub version: i64,
+    /// When it next owes work; `None` when it owes none.
+    pub wake_at: Option<Millis>,
+    /// When it was accepted.
+    pub created_at: Millis,
+    /// When a provider was first asked.
+    pub started_at: Option<Millis>,
+    /// When it ended.
+    pub finished_at: Option<Millis>,
+    /// When it must have ended.
+    pub deadline_at: Millis,
+    /// The rest.
+    pub state: State,
+}
+
+/// One line of a task's history, as callers see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// Its number in the task, from 1.
+    pub seq: i64,
+    /// `task.attempt`, `task.saving`…
+    pub name: &'static str,
+    /// What there is to say.
+    pub data: Value,
+}
+
+impl Task {
+    /// Carries `event` out, or says that it may not follow. Answers with what callers are told about it.
+    pub fn apply(&mut self, event: Event, now: Millis) -> Result<Option<Notice>, Illegal> {
+        let from = self.phase;
+        self.phase = step(from, &event)?;
+        if self.phase != from {
+            self.state.tries = 0;
+            self.state.since = Some(now);
+        }
+        let told = match event {
+            Event::Submit { attempt, route } => {
+                self.started_at.get_or_insert(now);
+                self.state.attempts += 1;
+                self.state.attempt = Some(attempt);
+                let told = json!({"attempt": self.state.attempts, "provider": route.provider, "provider_model": route.provider_model, "reason": route.reason});
+                self.lane.clone_from(&route.provider);
+                self.state.route = Some(route);
+                Some(("task.attempt", told))
+            }
+            Event::Produce(outputs) => {
+                self.state.outputs = outputs;
+                self.state.progress = None;
+                (from != Phase::Storing).then(|| ("task.saving", json!({})))
+            }
+            Event::Stay(progress) => {
+                let further = progress.filter(|now| self.state.progress.is_none_or(|before| *now > before));
+                self.state.progress = further.or(self.state.progress);
+                further.map(|progress| ("task.progress", json!({"progress": progress})))
+            }
+            Event::Save { partial } => {
+                self.state.partial = partial;
+                self.state.outputs.clear();
+                Some(("task.succeeded", Value::Null))
+            }
+            Event::Fail(failure) => {
+                self.state.failure = Some(failure);
+                Some(("task.failed", Value::Null))
+            }
+            Event::Cancel => Some(("task.canceled", Value::Null)),
+            Event::Retry => {
+                self.state.progress = None;
+                None
+            }
+            Event::Accept | Event::Lose => None,
+        };
+        if self.phase.terminal() {
+            self.finished_at = Some(now);
+            self.wake_at = None;
+        }
+        Ok(told.map(|(name, data)| self.tell(name, data)))
+    }
+
+    /// The next line of the history.
+    pub fn tell(&mut self, name: &'static str, data: Value) -> Notice {
+        self.state.events += 1;
+        Notice { seq: self.state.events, name, data }
+    }
+
+    /// Whether the task as a whole was charged for, over all its attempts.
+    pub fn billed(&self) -> Billing {
+        self.state.billed.unwrap_or(Billing::No)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events() -> Vec<Event> {
+        let clock = super::super::clock::TestClock::at(Millis(1));
+        let route = Candidate { provider: "p".into(), provider_model: "m".into(), reason: "r".into() };
+        let failure = Failure {
+            code: Code::ProviderFailed,
+            detail: String::new(),
+            billed: Billing::No,
+            provider: None,
+        };
+        vec![
+            Event::Submit { attempt: AttemptId::mint(&clock), route },
+            Event::Accept,
+            Event::Produce(vec![]),
+            Event::Lose,
+            Event::Retry,
+            Event::Stay(None),
+            Event::Save { partial: false },
+            Event::Fail(failure),
+            Event::Cancel,
+        ]
+    }
+
+    /// Every pair of phase and event, written out: a change to the table must be made twice.
+    #[test]
+    fn every_pair_is_decided() {
+        //                 submit  accept produce lose retry stay save fail cancel
+        let expected = [
+            ("queued", "submitting -       -           -       -      queued      -         failed canceled"),
+            ("submitting", "-          waiting storing reconciling queued submitting  -         failed -"),
+            (
+                "waiting",
+                "-          -       storing     -       queued waiting     -         failed canceled",
+            ),
+            ("reconciling", "-          waiting storing     -       queued reconciling -         failed -"),
+            ("storing", "-          -       storing     -       -      storing     succeeded failed -"),
+            ("succeeded", "- - - - - - - - -"),
+            ("failed", "- - - - - - - - -"),
+            ("canceled", "- - - - - - - - -"),
+        ];
+        for (phase, (name, row)) in Phase::ALL.into_iter().zip(expected) {
+            assert_eq!(phase.as_str(), name);
+            let led: Vec<_> =
+                events().iter().map(|event| step(phase, event).map_or("-", Phase::as_str)).collect();
+            assert_eq!(led, row.split_whitespace().collect::<Vec<_>>(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_a_newer_version_is_not_understood() {
+        assert_eq!(Phase::parse("storing"), Some(Phase::Storing));
+        assert_eq!(Phase::parse("dreaming"), None);
+    }
+}
