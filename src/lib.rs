@@ -1,4 +1,5 @@
 //! Easel.
 
 pub mod domain;
+pub mod net;
 pub mod simulator;

@@ -1,0 +1,169 @@
+//! The client for addresses somebody else chose. Every hop is vetted, names are resolved once and only vetted
+//! addresses are connected to, and what is read is bounded in size, time and idleness.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http::header::{ACCEPT_ENCODING, HeaderValue, LOCATION};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::policy::{Lookup, Policy, Refused};
+use super::{NetError, plain};
+
+/// Redirects followed by a download.
+const MAX_HOPS: usize = 3;
+/// From the request to the answer's head.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// A whole download.
+const TOTAL: Duration = Duration::from_secs(120);
+/// Below this many bytes a second, over any window of [`PACE`], a download is given up.
+const LEAST_RATE: u64 = 10 * 1024;
+/// The window in which the pace is judged.
+const PACE: Duration = Duration::from_secs(10);
+
+/// Why nothing, or not all, was read.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The address, or one it led to, may not be reached.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The server answered with an error.
+    #[error("the server answered {0}")]
+    Status(u16),
+    /// The name has no address.
+    #[error("the name has no address")]
+    NoAddress,
+    /// The connection failed, was cut, or took too long.
+    #[error("{0}")]
+    Broken(String),
+    /// More came than is taken.
+    #[error("larger than {0} bytes")]
+    TooLarge(u64),
+    /// More redirects than are followed.
+    #[error("too many redirects")]
+    TooManyRedirects,
+}
+
+/// The client for addresses somebody else chose.
+#[derive(Clone)]
+pub struct Guarded {
+    policy: Arc<Policy>,
+    client: reqwest::Client,
+}
+
+/// An answer whose body is still to be read.
+#[derive(Debug)]
+pub struct Fetched {
+    response: reqwest::Response,
+    ends: Instant,
+}
+
+impl Guarded {
+    pub(super) fn new(policy: Policy, lookup: Arc<dyn Lookup>, tls: rustls::ClientConfig) -> Result<Self, NetError> {
+        let policy = Arc::new(policy);
+        let resolver = Vetting { policy: Arc::clone(&policy), lookup };
+        let client = plain(tls)
+            .dns_resolver(resolver)
+            .pool_max_idle_per_host(8)
+            .pool_idle_timeout(Duration::from_secs(20))
+            .build()
+            .map_err(|e| NetError(e.to_string()))?;
+        Ok(Self { policy, client })
+    }
+
+    /// Whether an address could be fetched at all, before anything is resolved.
+    pub fn vet(&self, address: &str) -> Result<Url, Refused> {
+        self.policy.vet(address)
+    }
+
+    /// Fetches an address, following at most three vetted redirects.
+    pub async fn get(&self, address: &str) -> Result<Fetched, FetchError> {
+        let ends = Instant::now() + TOTAL;
+        let mut url = self.policy.vet(address)?;
+        for _ in 0..=MAX_HOPS {
+            let request = self.client.get(url.clone()).header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            let answer = timeout_at(ends.min(Instant::now() + FIRST_BYTE), request.send()).await;
+            let response = answer.map_err(|_| FetchError::Broken("no answer in time".into()))?.map_err(broken)?;
+            let status = response.status();
+            if !status.is_redirection() {
+                return if status.is_success() { Ok(Fetched { response, ends }) } else { Err(FetchError::Status(status.as_u16())) };
+            }
+            let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
+            let next = to.and_then(|to| url.join(to).ok()).ok_or(FetchError::Status(status.as_u16()))?;
+            if url.scheme() == "https" && next.scheme() != "https" {
+                return Err(Refused("redirect out of TLS").into());
+            }
+            url = self.policy.vet(next.as_str())?;
+        }
+        Err(FetchError::TooManyRedirects)
+    }
+}
+
+impl Fetched {
+    /// The body, piece by piece; it ends with an error when it exceeds `most` bytes, falls short of its announced length
+    /// or crawls.
+    pub fn body(self, most: u64) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + Unpin {
+        let announced = self.response.content_length();
+        let ends = self.ends;
+        let state = (Box::pin(self.response.bytes_stream()), 0u64, (Instant::now(), 0u64));
+        Box::pin(futures_util::stream::try_unfold(state, move |(mut bytes, read, (since, before))| async move {
+            if announced.is_some_and(|length| length > most) {
+                return Err(FetchError::TooLarge(most));
+            }
+            let Ok(next) = timeout_at(ends.min(since + PACE), bytes.next()).await else {
+                return Err(FetchError::Broken("the download took too long".into()));
+            };
+            let Some(piece) = next.transpose().map_err(broken)? else { return Ok(None) };
+            let read = read + piece.len() as u64;
+            if read > most {
+                return Err(FetchError::TooLarge(most));
+            }
+            // A window is over when it has seen its share of bytes; one that never does ends the download.
+            let window = if read - before >= LEAST_RATE * PACE.as_secs() { (Instant::now(), read) } else { (since, before) };
+            Ok(Some((piece, (bytes, read, window))))
+        }))
+    }
+}
+
+fn broken(error: reqwest::Error) -> FetchError {
+    let causes = std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
+    for cause in causes.clone() {
+        if let Some(refused) = cause.downcast_ref::<Refused>() {
+            return FetchError::Refused(Refused(refused.0));
+        }
+        if cause.is::<NoAddress>() {
+            return FetchError::NoAddress;
+        }
+    }
+    // The URL may carry a signature: only the causes below reqwest's own line are told.
+    let words: Vec<_> = causes.skip(1).map(ToString::to_string).collect();
+    FetchError::Broken(if words.is_empty() { "the connection failed".into() } else { words.join(": ") })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the name has no address")]
+struct NoAddress;
+
+struct Vetting {
+    policy: Arc<Policy>,
+    lookup: Arc<dyn Lookup>,
+}
+
+impl Resolve for Vetting {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (policy, lookup) = (Arc::clone(&self.policy), Arc::clone(&self.lookup));
+        Box::pin(async move {
+            let addresses = policy.resolve(lookup.as_ref(), name.as_str()).await?;
+            if addresses.is_empty() {
+                return Err(NoAddress.into());
+            }
+            let addresses: Addrs = Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
+            Ok(addresses)
+        })
+    }
+}
