@@ -1,5 +1,7 @@
 //! Easel.
 
+pub mod blobs;
 pub mod domain;
 pub mod net;
 pub mod simulator;
+pub mod store;

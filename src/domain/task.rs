@@ -309,6 +309,8 @@ pub struct Task {
     pub started_at: Option<Millis>,
     /// When it ended.
     pub finished_at: Option<Millis>,
+    /// When a provider must have been asked.
+    pub start_by: Millis,
     /// When it must have ended.
     pub deadline_at: Millis,
     /// The rest.

@@ -20,7 +20,7 @@ const MAX_HOPS: usize = 3;
 /// From the request to the answer's head.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// A whole download.
-const TOTAL: Duration = Duration::from_secs(120);
+const TOTAL: Duration = Duration::from_mins(2);
 /// Below this many bytes a second, over any window of [`PACE`], a download is given up.
 const LEAST_RATE: u64 = 10 * 1024;
 /// The window in which the pace is judged.
@@ -130,6 +130,7 @@ impl Fetched {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature map_err asks for")]
 fn broken(error: reqwest::Error) -> FetchError {
     let causes = std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
     for cause in causes.clone() {

@@ -1,0 +1,76 @@
+-- One folder for both databases: TEXT, BIGINT and BOOLEAN columns; times in milliseconds since the epoch; ids as text;
+-- JSON is text that no query looks into.
+
+-- The table is the queue: a row with a wake_at owes work at that moment. The same column is queue order, poll timer,
+-- retry timer and lease; version fences writers that have lost their lease.
+CREATE TABLE tasks (
+    id              TEXT    NOT NULL PRIMARY KEY,
+    tenant          TEXT    NOT NULL,
+    key_name        TEXT    NOT NULL,
+    idempotency_key TEXT,
+    fingerprint     TEXT    NOT NULL,
+    request         TEXT    NOT NULL,
+    model           TEXT    NOT NULL,
+    operation       TEXT    NOT NULL,
+    phase           TEXT    NOT NULL,
+    lane            TEXT    NOT NULL,
+    queue_rank      BIGINT  NOT NULL,
+    version         BIGINT  NOT NULL,
+    wake_at         BIGINT,
+    created_at      BIGINT  NOT NULL,
+    started_at      BIGINT,
+    finished_at     BIGINT,
+    start_by        BIGINT  NOT NULL,
+    deadline_at     BIGINT  NOT NULL,
+    state           TEXT    NOT NULL
+);
+
+CREATE UNIQUE INDEX tasks_by_idempotency_key ON tasks (tenant, idempotency_key);
+CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
+CREATE INDEX tasks_due ON tasks (wake_at) WHERE wake_at IS NOT NULL AND phase <> 'queued';
+CREATE INDEX tasks_queued ON tasks (lane, queue_rank) WHERE phase = 'queued';
+CREATE INDEX tasks_queued_later ON tasks (wake_at) WHERE phase = 'queued';
+CREATE INDEX tasks_queued_until ON tasks (start_by) WHERE phase = 'queued';
+CREATE INDEX tasks_in_flight ON tasks (lane) WHERE phase IN ('submitting', 'waiting', 'reconciling');
+
+-- Written before its paid call is sent.
+CREATE TABLE attempts (
+    id         TEXT   NOT NULL PRIMARY KEY,
+    task_id    TEXT   NOT NULL,
+    number     BIGINT NOT NULL,
+    provider   TEXT   NOT NULL,
+    state      TEXT   NOT NULL,
+    handle     TEXT,
+    started_at BIGINT NOT NULL,
+    detail     TEXT   NOT NULL,
+    UNIQUE (task_id, number)
+);
+
+-- A picture in custody, written with the end of its task; the bytes lie in the blob store under their SHA-256.
+CREATE TABLE images (
+    task_id    TEXT   NOT NULL,
+    position   BIGINT NOT NULL,
+    sha256     TEXT   NOT NULL,
+    media_type TEXT   NOT NULL,
+    width      BIGINT NOT NULL,
+    height     BIGINT NOT NULL,
+    bytes      BIGINT NOT NULL,
+    kind       TEXT   NOT NULL,
+    PRIMARY KEY (task_id, position)
+);
+
+-- What callers are told, in order. Number 1 is task.queued and is not written: the task's own row says it.
+CREATE TABLE events (
+    task_id    TEXT   NOT NULL,
+    seq        BIGINT NOT NULL,
+    name       TEXT   NOT NULL,
+    data       TEXT   NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (task_id, seq)
+);
+
+-- Secrets the gateway made for itself, and the like.
+CREATE TABLE settings (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+);

@@ -1,0 +1,12 @@
+//! Brings a picture from an address into the blob store through the guarded client, streamed, capped and hashed.
+
+use super::{BlobError, Blobs, MAX_BYTES, Saved};
+use crate::net::Guarded;
+
+impl Blobs {
+    /// Fetches `address` and keeps what it gives, if that is a picture.
+    pub async fn fetch(&self, guarded: &Guarded, address: &str) -> Result<Saved, BlobError> {
+        let answer = guarded.get(address).await?;
+        self.put_stream(answer.body(MAX_BYTES)).await
+    }
+}

@@ -1,0 +1,251 @@
+//! What differs between the two databases: opening them, taking a connection, and how writes share a commit. Queries do
+//! not live here; [`on`] type-checks one query against both drivers.
+
+use std::fs::File;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnection};
+
+use super::StoreError;
+use super::writer::Writer;
+
+/// The migrations, compiled in. A database that is ahead of them is a newer replica's work, and is left alone.
+fn migrations() -> Migrator {
+    let mut migrations = sqlx::migrate!("./migrations");
+    migrations.set_ignore_missing(true);
+    migrations
+}
+
+/// Runs one query body against whichever database `$conn` is: `on!(conn, c => sqlx::query(SQL).execute(c).await)`.
+macro_rules! on {
+    ($conn:expr, $c:ident => $body:expr) => {
+        match $conn {
+            $crate::store::backend::Conn::Sqlite($c) => {
+                let $c = &mut **$c;
+                $body
+            }
+            $crate::store::backend::Conn::Postgres($c) => {
+                let $c = &mut **$c;
+                $body
+            }
+        }
+    };
+}
+pub(super) use on;
+
+/// A borrowed connection to either database.
+pub(super) enum Conn<'c> {
+    Sqlite(&'c mut SqliteConnection),
+    Postgres(&'c mut PgConnection),
+}
+
+impl Conn<'_> {
+    /// The text for this database, where one word of SQL differs.
+    pub fn pick(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+        match self {
+            Self::Sqlite(_) => sqlite,
+            Self::Postgres(_) => postgres,
+        }
+    }
+}
+
+/// A connection for reading.
+pub(super) enum Reader {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+impl Reader {
+    pub fn conn(&mut self) -> Conn<'_> {
+        match self {
+            Self::Sqlite(conn) => Conn::Sqlite(conn),
+            Self::Postgres(conn) => Conn::Postgres(conn),
+        }
+    }
+}
+
+/// Whether this process must be the only one on a SQLite file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exclusive {
+    /// A gateway: it leases tasks, and SQLite has no clock to lease by but its own.
+    Yes,
+    /// A command that reads or writes a few rows.
+    No,
+}
+
+/// Either database.
+#[derive(Clone)]
+pub(super) enum Db {
+    /// Readers that never wait for the one writer, who shares each commit among all who wait.
+    Sqlite { readers: SqlitePool, writer: Arc<Writer>, _lock: Option<Arc<File>> },
+    /// One pool; Postgres groups the commits of its sessions itself.
+    Postgres(PgPool),
+}
+
+impl Db {
+    pub async fn open(url: &str, exclusive: Exclusive, migrate: bool) -> Result<Self, StoreError> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            open_postgres(url, migrate).await
+        } else {
+            open_sqlite(url, exclusive, migrate).await
+        }
+    }
+
+    pub async fn reader(&self) -> Result<Reader, StoreError> {
+        Ok(match self {
+            Self::Sqlite { readers, .. } => Reader::Sqlite(readers.acquire().await?),
+            Self::Postgres(pool) => Reader::Postgres(pool.acquire().await?),
+        })
+    }
+
+    /// Runs `work` in a transaction and answers once it is committed durably. An error undoes all of it.
+    pub async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        match self {
+            Self::Sqlite { writer, .. } => writer.run(work).await,
+            Self::Postgres(pool) => {
+                let mut transaction = pool.begin().await?;
+                let done = work(Conn::Postgres(&mut transaction)).await?;
+                transaction.commit().await?;
+                Ok(done)
+            }
+        }
+    }
+
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        on!(&mut self.reader().await?.conn(), c => c.execute("SELECT 1").await.map(|_| ()))?;
+        Ok(())
+    }
+
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite { readers, writer, .. } => {
+                writer.close().await;
+                readers.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<Db, StoreError> {
+    let failed = |reason: String| StoreError::Open { url: url.to_owned(), reason };
+    let options = SqliteConnectOptions::from_str(url).map_err(|e| failed(e.to_string()))?;
+    let path = options.get_filename().to_owned();
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
+    }
+    let lock = if exclusive == Exclusive::Yes { Some(Arc::new(lock(&path)?)) } else { None };
+    let options = options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // Durability is the product: NORMAL would lose acknowledged tasks at a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5));
+    let mut writing = SqliteConnection::connect_with(&options).await.map_err(|e| failed(e.to_string()))?;
+    check_version(&mut writing).await.map_err(failed)?;
+    prepare(&mut writing, migrate).await.map_err(|e| e.named(url))?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(4)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options.read_only(true).create_if_missing(false))
+        .await
+        .map_err(|e| failed(e.to_string()))?;
+    Ok(Db::Sqlite { readers, writer: Arc::new(Writer::start(writing)), _lock: lock })
+}
+
+/// Takes the lock file beside the database; the system gives it back when the process ends, however it ends.
+fn lock(database: &Path) -> Result<File, StoreError> {
+    let name = database.display().to_string();
+    let failed = |reason: std::io::Error| StoreError::Open { url: format!("sqlite://{name}"), reason: reason.to_string() };
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let file = File::create(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse(name)),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// SQLite before 3.51.3 can corrupt a database when a WAL is reset (fixed 2025); the bundled one is newer.
+async fn check_version(conn: &mut SqliteConnection) -> Result<(), String> {
+    let version: String =
+        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(conn).await.map_err(|e| e.to_string())?;
+    let parts: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
+    if parts >= vec![3, 51, 3] { Ok(()) } else { Err(format!("SQLite {version} is older than 3.51.3")) }
+}
+
+async fn open_postgres(url: &str, migrate: bool) -> Result<Db, StoreError> {
+    let failed = |reason: String| StoreError::Open { url: without_credentials(url), reason };
+    let options = PgConnectOptions::from_str(url).map_err(|e| failed(e.to_string()))?.options([
+        ("synchronous_commit", "on"),
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "5s"),
+        ("idle_in_transaction_session_timeout", "30s"),
+    ]);
+    let pool = PgPoolOptions::new()
+        .max_connections(16)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await
+        .map_err(|e| failed(e.to_string()))?;
+    let mut conn = pool.acquire().await?;
+    prepare(&mut *conn, migrate).await.map_err(|e| e.named(&without_credentials(url)))?;
+    drop(conn);
+    Ok(Db::Postgres(pool))
+}
+
+/// An address fit for logs.
+fn without_credentials(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut url) => {
+            let _ = (url.set_password(None), url.set_username(""));
+            url.set_query(None);
+            url.to_string()
+        }
+        Err(_) => "postgres://…".to_owned(),
+    }
+}
+
+enum Unprepared {
+    Behind(usize),
+    Failed(String),
+}
+
+impl Unprepared {
+    fn named(self, url: &str) -> StoreError {
+        match self {
+            Self::Behind(count) => StoreError::NeedsMigration(count),
+            Self::Failed(reason) => StoreError::Open { url: url.to_owned(), reason },
+        }
+    }
+}
+
+/// Brings the schema up to date, or says by how much it is behind.
+async fn prepare<C>(conn: &mut C, migrate: bool) -> Result<(), Unprepared>
+where
+    C: sqlx::migrate::Migrate,
+{
+    let failed = |e: sqlx::migrate::MigrateError| Unprepared::Failed(e.to_string());
+    let migrations = migrations();
+    if migrate {
+        return migrations.run_direct(None, conn, false).await.map_err(failed);
+    }
+    conn.ensure_migrations_table(&migrations.table_name).await.map_err(failed)?;
+    let applied = conn.list_applied_migrations(&migrations.table_name).await.map_err(failed)?;
+    let behind = migrations.iter().filter(|one| !applied.iter().any(|done| done.version == one.version)).count();
+    if behind == 0 { Ok(()) } else { Err(Unprepared::Behind(behind)) }
+}

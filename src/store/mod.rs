@@ -1,0 +1,99 @@
+//! Floor 2: rows. [`Store`] speaks in tasks, attempts and images; every query is written once and runs on SQLite and
+//! Postgres alike (`backend.rs` holds what differs). What a write has answered for is durable.
+
+mod attempts;
+mod backend;
+mod changes;
+mod events;
+mod images;
+mod settings;
+mod tasks;
+mod writer;
+
+use std::sync::Arc;
+
+pub use backend::Exclusive;
+pub use changes::{Changes, Watch};
+pub use events::EventRow;
+pub use images::StoredImage;
+pub use tasks::{Accepted, Change, Page, TaskFilter};
+
+use crate::domain::clock::Clock;
+use backend::Db;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another writer has the task: the caller's copy is old and nothing was written.
+    #[error("another writer has taken the task over")]
+    Stale,
+    /// The database did not answer, or refused to make the write durable. Nothing is promised.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] Arc<sqlx::Error>),
+    /// A row does not read as what this version writes.
+    #[error("unreadable row: {0}")]
+    Unreadable(String),
+    /// Another process holds this SQLite database.
+    #[error("{0} is in use by another easel process; one SQLite file serves one process")]
+    InUse(String),
+    /// The database cannot be opened.
+    #[error("cannot open the database {url}: {reason}")]
+    Open {
+        /// Its address, without credentials.
+        url: String,
+        /// What came in the way.
+        reason: String,
+    },
+    /// The database lacks migrations, and was not to be migrated.
+    #[error("the database needs {0} migration(s); run `easel migrate`, or `easel serve` without --no-migrate")]
+    NeedsMigration(usize),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(Arc::new(error))
+    }
+}
+
+impl From<Arc<sqlx::Error>> for StoreError {
+    fn from(error: Arc<sqlx::Error>) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+/// The database.
+#[derive(Clone)]
+pub struct Store {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    changes: Arc<Changes>,
+}
+
+impl Store {
+    /// Opens `sqlite://PATH` or `postgres://…`. `migrate` brings it up to date first; otherwise a database that is behind
+    /// is an error.
+    pub async fn open(
+        url: &str,
+        exclusive: Exclusive,
+        migrate: bool,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let db = Db::open(url, exclusive, migrate).await?;
+        Ok(Self { db, clock, changes: Arc::default() })
+    }
+
+    /// Where to hear of tasks that changed and of work that fell due.
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.changes
+    }
+
+    /// Whether the database answers, for readiness.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.db.ping().await
+    }
+
+    /// Finishes what is being written and closes.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}

@@ -1,0 +1,135 @@
+//! Group commit for SQLite: one writer takes all work that waits into one transaction and answers after its commit, so
+//! that an honest fsync is shared instead of skipped. A lone job is never delayed: nothing waits for company.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use sqlx::{Executor, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::StoreError;
+use super::backend::Conn;
+
+/// How many jobs may share a commit.
+const BATCH: usize = 64;
+/// How many may wait; beyond that callers wait for a place.
+const WAITING: usize = 1024;
+
+/// What became of one job inside the transaction.
+enum Inside {
+    /// Its rows are to be kept.
+    Keep,
+    /// It changed its mind; its rows are undone and the others kept.
+    Undo,
+    /// The database failed under it: nothing in this transaction can be trusted.
+    Broken(Arc<sqlx::Error>),
+}
+
+type Reply = Box<dyn FnOnce(Result<(), Arc<sqlx::Error>>) + Send>;
+type Job = Box<dyn for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, (Inside, Reply)> + Send>;
+
+/// The one writer of a SQLite database.
+pub(super) struct Writer {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    running: TaskTracker,
+}
+
+impl Writer {
+    pub fn start(conn: SqliteConnection) -> Self {
+        let (jobs, waiting) = mpsc::channel(WAITING);
+        let running = TaskTracker::new();
+        running.spawn(serve(conn, waiting));
+        running.close();
+        Self { jobs: Mutex::new(Some(jobs)), running }
+    }
+
+    /// Runs `work` in a transaction, shared or not, and answers once it is on disk.
+    pub async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |conn| {
+            let working = work(conn);
+            Box::pin(async move {
+                let done = working.await;
+                let inside = match &done {
+                    Ok(_) => Inside::Keep,
+                    Err(StoreError::Unavailable(error)) => Inside::Broken(Arc::clone(error)),
+                    Err(_) => Inside::Undo,
+                };
+                let reply: Reply = Box::new(move |committed| {
+                    // The caller may be gone; the commit stands all the same.
+                    let _ = answer.send(match committed {
+                        Ok(()) => done,
+                        Err(error) => Err(StoreError::Unavailable(error)),
+                    });
+                });
+                (inside, reply)
+            })
+        });
+        let closed = || StoreError::from(sqlx::Error::PoolClosed);
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
+        jobs.send(job).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Finishes what waits and stops.
+    pub async fn close(&self) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.running.wait().await;
+    }
+}
+
+async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let mut replies = Vec::with_capacity(batch.len());
+        let committed = commit(&mut conn, &mut batch, &mut replies).await.map_err(|error| {
+            tracing::error!(%error, jobs = replies.len(), "a transaction was lost; its callers are told");
+            error
+        });
+        if committed.is_err() {
+            // SQLite has rolled back by itself after some errors; then there is nothing to undo.
+            let _ = conn.execute("ROLLBACK").await;
+        }
+        for reply in replies {
+            reply(committed.clone());
+        }
+        // After an error jobs may be left that never ran: dropping them tells their callers.
+        batch.clear();
+    }
+}
+
+/// One transaction for all of `batch`. Jobs that change their mind are undone one by one behind savepoints.
+async fn commit(
+    conn: &mut SqliteConnection,
+    batch: &mut Vec<Job>,
+    replies: &mut Vec<Reply>,
+) -> Result<(), Arc<sqlx::Error>> {
+    conn.execute("BEGIN IMMEDIATE").await?;
+    let shared = batch.len() > 1;
+    let mut undone = false;
+    for job in batch.drain(..) {
+        if shared {
+            conn.execute("SAVEPOINT job").await?;
+        }
+        let (inside, reply) = job(Conn::Sqlite(conn)).await;
+        replies.push(reply);
+        match inside {
+            Inside::Broken(error) => return Err(error),
+            Inside::Keep if !shared => {}
+            Inside::Undo if !shared => undone = true,
+            Inside::Keep => {
+                conn.execute("RELEASE job").await?;
+            }
+            Inside::Undo => {
+                conn.execute("ROLLBACK TO job; RELEASE job").await?;
+            }
+        }
+    }
+    conn.execute(if undone { "ROLLBACK" } else { "COMMIT" }).await?;
+    Ok(())
+}
