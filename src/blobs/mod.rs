@@ -85,7 +85,8 @@ impl Blobs {
             return Err(failed("expected file://FOLDER".into()));
         };
         tokio::fs::create_dir_all(&folder).await.map_err(|e| failed(e.to_string()))?;
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| failed(e.to_string()))?.with_fsync(true);
+        let store =
+            LocalFileSystem::new_with_prefix(folder).map_err(|e| failed(e.to_string()))?.with_fsync(true);
         let blobs = Self { store: Arc::new(store) };
         blobs.probe().await.map_err(|e| failed(e.to_string()))?;
         Ok(blobs)
@@ -151,9 +152,18 @@ impl Blobs {
         Ok(Saved { sha256: digest, header, bytes: total })
     }
 
+    /// What is known of a picture that is here.
+    pub async fn describe(&self, sha256: &str) -> Result<Saved, BlobError> {
+        let path = path(sha256);
+        let bytes = self.store.head(&path).await?.size;
+        let first = self.store.get_range(&path, 0..bytes.min(HEADER_BYTES as u64)).await?;
+        Ok(Saved { sha256: sha256.to_owned(), header: read_header(&first)?, bytes })
+    }
+
     /// Reads a picture, whole or in part.
     pub async fn get(&self, sha256: &str, range: Option<GetRange>) -> Result<Opened, BlobError> {
-        let result = self.store.get_opts(&path(sha256), GetOptions { range, ..GetOptions::default() }).await?;
+        let result =
+            self.store.get_opts(&path(sha256), GetOptions { range, ..GetOptions::default() }).await?;
         Ok(Opened { length: result.meta.size, range: result.range.clone(), body: result.into_stream() })
     }
 
@@ -165,7 +175,11 @@ impl Blobs {
 
 type Written = (String, u64, Vec<u8>, Vec<u8>);
 
-async fn write_through<S>(upload: &mut WriteMultipart, first: Vec<u8>, mut pieces: S) -> Result<Written, BlobError>
+async fn write_through<S>(
+    upload: &mut WriteMultipart,
+    first: Vec<u8>,
+    mut pieces: S,
+) -> Result<Written, BlobError>
 where
     S: Stream<Item = Result<Bytes, FetchError>> + Unpin,
 {

@@ -81,6 +81,9 @@ pub struct Price {
     /// Dollars per picture, when it is the same for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_image: Option<Usd>,
+    /// Dollars per call, however many pictures come of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_call: Option<Usd>,
     /// Dollars per picture by quality and size.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grades: Vec<Grade>,
@@ -102,11 +105,11 @@ pub struct Grade {
 }
 
 impl Price {
-    /// Dollars for `count` pictures as asked. Where the provider chooses (quality or size `auto` or absent) this is the
+    /// Dollars for one call that makes `count` pictures as asked. Where the provider chooses (quality or size `auto` or absent) this is the
     /// dearest it may choose, so that a bound kept with it is kept.
     pub fn of(&self, request: &GenerateRequest, count: u32) -> Option<Usd> {
-        if let Some(flat) = self.per_image {
-            return Some(flat * count);
+        if let Some(flat) = self.per_call.or(self.per_image.map(|each| each * count)) {
+            return Some(flat);
         }
         let quality = request.quality.filter(|quality| *quality != Quality::Auto);
         let matching = self.grades.iter().filter(|grade| {

@@ -6,13 +6,16 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::catalog::{Offer, Route};
-use super::param::{ParamName, Rule, SizeRule};
+use super::param::{Param, ParamName, Rule, SizeRule};
 use super::request::GenerateRequest;
 use super::size::{AspectRatio, Size};
 use super::validate::{FieldCode, FieldError};
 
 /// Sides proposed for an aspect ratio are multiples of this: what diffusion models are trained on.
 const STEP: u32 = 16;
+
+const IN_PROMPT: &str =
+    "this model has no such parameter: it is asked for in the prompt, and the model may do otherwise";
 
 /// A parameter that was not honoured as asked, or only with a caveat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +40,16 @@ pub struct Fit {
     pub adjustments: Vec<Adjustment>,
     /// How many upstream calls it takes.
     pub calls: u32,
+}
+
+/// The parameters of a request as one object, for callers to see what was sent.
+pub fn effective(request: &GenerateRequest) -> Value {
+    let shown = ParamName::ALL.into_iter().filter(|name| !name.essential());
+    let mut shown: serde_json::Map<String, Value> = shown
+        .filter_map(|name| Some((name.pointer().trim_start_matches('/').to_owned(), name.value(request)?)))
+        .collect();
+    shown.insert("n".to_owned(), request.count().into());
+    shown.into()
 }
 
 /// Fits `request` to one of the route's offers; `options` are the caller's options for this provider.
@@ -75,45 +88,41 @@ impl Fitting {
     /// An aspect ratio without a size becomes the largest legal size of that shape.
     fn shape(&mut self, offer: &Offer) {
         let Some(ratio) = self.request.aspect_ratio.filter(|_| self.request.size.is_none()) else { return };
-        match offer.params.get(&ParamName::Size).map(|param| &param.rule) {
-            Some(Rule::Size(rule)) if !rule.in_prompt => self.request.size = largest(rule, ratio),
-            Some(_) => {}
-            None => self.adjust(
-                "/aspect_ratio",
-                Value::from(ratio.to_string()),
-                Value::Null,
-                "this route chooses the shape itself",
-            ),
+        let asked = Value::from(ratio.to_string());
+        match offer.params.get(&ParamName::Size) {
+            Some(Param { in_prompt: true, .. }) => {
+                self.adjust("/aspect_ratio", asked.clone(), asked, IN_PROMPT)
+            }
+            Some(Param { rule: Rule::Size(rule), .. }) => self.request.size = largest(rule, ratio),
+            _ => self.adjust("/aspect_ratio", asked, Value::Null, "this route chooses the shape itself"),
         }
     }
 
     fn param(&mut self, offer: &Offer, name: ParamName) {
         let (value, param) = (name.value(&self.request), offer.params.get(&name));
+        let fault = |code, detail| FieldError::new(name.pointer(), code, detail);
         match (value, param) {
             (None, Some(param)) if param.required => {
-                self.faults.push(FieldError::new(
-                    name.pointer(),
-                    FieldCode::Required,
-                    "this operation needs it",
-                ));
+                self.faults.push(fault(FieldCode::Required, "this operation needs it"));
             }
             (None, _) => {}
-            // One picture is what every route makes: asking for it in words changes nothing.
-            (Some(value), None) if name == ParamName::N && value == 1 => name.clear(&mut self.request),
-            // More than one call can make are made by several calls.
-            (Some(_), _) if name == ParamName::N => {}
+            // One picture is what every route makes; more than one call can make are made by several calls.
+            (Some(value), param) if name == ParamName::N => {
+                if param.is_some_and(|param| param.in_prompt) && value != 1 {
+                    self.adjust(name.pointer(), value.clone(), value, IN_PROMPT);
+                }
+            }
             (Some(_), None) if name.essential() => {
-                self.faults.push(FieldError::new(
-                    name.pointer(),
-                    FieldCode::Unsupported,
-                    "this route cannot use it",
-                ));
+                self.faults.push(fault(FieldCode::Unsupported, "this route cannot use it"));
             }
             (Some(value), None) => {
                 name.clear(&mut self.request);
                 self.adjust(name.pointer(), value, Value::Null, "this route has no such parameter");
             }
             (Some(value), Some(param)) => match &param.rule {
+                Rule::Size(_) if param.in_prompt => {
+                    self.adjust(name.pointer(), value.clone(), value, IN_PROMPT)
+                }
                 Rule::Size(rule) => self.size(rule),
                 Rule::Outpaint { max_added_pixels } => self.outpaint(*max_added_pixels),
                 rule => self.faults.extend(rule.fault(name.pointer(), &value)),
@@ -123,21 +132,14 @@ impl Fitting {
 
     fn size(&mut self, rule: &SizeRule) {
         let Some(size) = self.request.size else { return };
-        if rule.in_prompt {
-            let reason = "this model has no size parameter: the size is asked for in the prompt, and the model may choose another";
-            self.adjust("/size", size.to_string().into(), size.to_string().into(), reason);
-        } else if rule.one_of.is_empty() {
+        if rule.one_of.is_empty() {
             self.faults.extend(size_fault(rule, size));
         } else if !rule.one_of.contains(&size)
             && let Some(nearest) = largest(rule, size.ratio())
         {
             self.request.size = Some(nearest);
-            self.adjust(
-                "/size",
-                size.to_string().into(),
-                nearest.to_string().into(),
-                "the nearest size this model draws",
-            );
+            let (asked, given) = (size.to_string().into(), nearest.to_string().into());
+            self.adjust("/size", asked, given, "the nearest size this model draws");
         }
     }
 

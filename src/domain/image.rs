@@ -62,6 +62,35 @@ pub struct Header {
     pub height: u32,
 }
 
+/// What a returned picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageKind {
+    /// What was asked for.
+    Output,
+    /// The preprocessed control image.
+    Preprocessed,
+}
+
+/// A picture whose bytes are durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredImage {
+    /// Its place among the task's pictures, from 0.
+    pub index: u32,
+    /// SHA-256 of its bytes in hex, which is also where they lie.
+    pub sha256: String,
+    /// Its type, read from the bytes.
+    pub media_type: MediaType,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// Its length.
+    pub bytes: u64,
+    /// What it shows.
+    pub kind: ImageKind,
+}
+
 /// Why bytes are not an acceptable picture.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NotAPicture {

@@ -122,6 +122,9 @@ pub struct Param {
     /// Whether a request without it is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
+    /// The provider has no such parameter: it is written into the prompt, and reported as such.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_prompt: bool,
     /// What the provider takes when it is absent, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<Value>,
@@ -214,9 +217,6 @@ pub struct SizeRule {
     /// Only these; the nearest in shape is taken and reported.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub one_of: Vec<Size>,
-    /// The provider has no such parameter: the size is written into the prompt, and reported as such.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub in_prompt: bool,
 }
 
 /// How an input image travels to a provider.

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::attempt::Billing;
+use super::attempt::{Attempt, Billing, ProviderUnits};
 use super::clock::Millis;
 use super::code::Code;
 use super::fit::Adjustment;
 use super::id::{AttemptId, TaskId};
+use super::image::ImageKind;
 use super::money::Usd;
 use super::request::{GenerateRequest, Operation};
 
@@ -86,7 +87,7 @@ pub enum Event {
         /// The attempt.
         attempt: AttemptId,
         /// The route it takes.
-        route: Candidate,
+        route: RouteTaken,
     },
     /// The provider accepted and named its handle.
     Accept,
@@ -155,9 +156,9 @@ pub fn step(phase: Phase, event: &Event) -> Result<Phase, Illegal> {
     })
 }
 
-/// A route that can serve a task, with the reason it is on the list.
+/// A route with the reason why it is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Candidate {
+pub struct RouteTaken {
     /// Provider id.
     #[schema(example = "piapi_flux")]
     pub provider: String,
@@ -165,8 +166,22 @@ pub struct Candidate {
     #[schema(example = "Qubico/flux1-dev")]
     pub provider_model: String,
     /// Why it is taken.
-    #[schema(example = "first in order; healthy; price known")]
+    #[schema(example = "first in order; price known")]
     pub reason: String,
+}
+
+/// A route that can serve a task, and how it has fared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The route.
+    #[serde(flatten)]
+    pub route: RouteTaken,
+    /// How often it was sent to.
+    #[serde(default)]
+    pub sends: u32,
+    /// Whether it is out of the question by now.
+    #[serde(default)]
+    pub out: bool,
 }
 
 /// A picture the provider has made, before it is here.
@@ -186,16 +201,6 @@ pub enum Source {
     Url(String),
     /// Here already, under this SHA-256: they came inside the answer.
     Blob(String),
-}
-
-/// What a returned picture shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ImageKind {
-    /// What was asked for.
-    Output,
-    /// The preprocessed control image.
-    Preprocessed,
 }
 
 /// Why a task or an attempt ended without a picture.
@@ -245,11 +250,13 @@ pub struct State {
     /// Routes that can serve the task, best first.
     pub candidates: Vec<Candidate>,
     /// The route in hand.
-    pub route: Option<Candidate>,
+    pub route: Option<RouteTaken>,
     /// The attempt in hand.
     pub attempt: Option<AttemptId>,
     /// How many attempts there have been.
     pub attempts: u32,
+    /// Whether the attempt in hand has entered the books.
+    pub booked: bool,
     /// Whether any attempt may have been billed.
     pub billed: Option<Billing>,
     /// The parameters as the route in hand honours them.
@@ -262,10 +269,14 @@ pub struct State {
     pub outputs: Vec<Output>,
     /// How often the effect of the present phase was tried.
     pub tries: u32,
+    /// How often the provider said that it was done and gave no picture.
+    pub empty_handed: u32,
     /// When the present phase began.
     pub since: Option<Millis>,
     /// What it costs.
     pub cost: Cost,
+    /// The same in the provider's units.
+    pub units: Option<ProviderUnits>,
     /// Why it ended without a picture.
     pub failure: Option<Failure>,
     /// Fewer pictures than asked for.
@@ -342,6 +353,7 @@ impl Task {
                 self.started_at.get_or_insert(now);
                 self.state.attempts += 1;
                 self.state.attempt = Some(attempt);
+                self.state.booked = false;
                 let told = json!({"attempt": self.state.attempts, "provider": route.provider, "provider_model": route.provider_model, "reason": route.reason});
                 self.lane.clone_from(&route.provider);
                 self.state.route = Some(route);
@@ -386,6 +398,25 @@ impl Task {
         Notice { seq: self.state.events, name, data }
     }
 
+    /// Enters what became of an attempt into the task's books.
+    pub fn book(&mut self, attempt: &Attempt) {
+        self.state.booked = true;
+        self.state.units = attempt.units.clone().or(self.state.units.take());
+        let cost = &mut self.state.cost;
+        match attempt.billed {
+            Billing::No => {}
+            Billing::Yes => cost.settled = cost.settled + attempt.charged.unwrap_or_default(),
+            Billing::Unknown => {
+                cost.unresolved = cost.unresolved + attempt.possible_charge.unwrap_or_default()
+            }
+        }
+        self.state.billed = Some(match (self.billed(), attempt.billed) {
+            (Billing::Yes, _) | (_, Billing::Yes) => Billing::Yes,
+            (Billing::Unknown, _) | (_, Billing::Unknown) => Billing::Unknown,
+            _ => Billing::No,
+        });
+    }
+
     /// Whether the task as a whole was charged for, over all its attempts.
     pub fn billed(&self) -> Billing {
         self.state.billed.unwrap_or(Billing::No)
@@ -398,7 +429,7 @@ mod tests {
 
     fn events() -> Vec<Event> {
         let clock = super::super::clock::TestClock::at(Millis(1));
-        let route = Candidate { provider: "p".into(), provider_model: "m".into(), reason: "r".into() };
+        let route = RouteTaken { provider: "p".into(), provider_model: "m".into(), reason: "r".into() };
         let failure = Failure {
             code: Code::ProviderFailed,
             detail: String::new(),

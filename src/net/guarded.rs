@@ -64,7 +64,11 @@ pub struct Fetched {
 }
 
 impl Guarded {
-    pub(super) fn new(policy: Policy, lookup: Arc<dyn Lookup>, tls: rustls::ClientConfig) -> Result<Self, NetError> {
+    pub(super) fn new(
+        policy: Policy,
+        lookup: Arc<dyn Lookup>,
+        tls: rustls::ClientConfig,
+    ) -> Result<Self, NetError> {
         let policy = Arc::new(policy);
         let resolver = Vetting { policy: Arc::clone(&policy), lookup };
         let client = plain(tls)
@@ -86,12 +90,18 @@ impl Guarded {
         let ends = Instant::now() + TOTAL;
         let mut url = self.policy.vet(address)?;
         for _ in 0..=MAX_HOPS {
-            let request = self.client.get(url.clone()).header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            let request =
+                self.client.get(url.clone()).header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             let answer = timeout_at(ends.min(Instant::now() + FIRST_BYTE), request.send()).await;
-            let response = answer.map_err(|_| FetchError::Broken("no answer in time".into()))?.map_err(broken)?;
+            let response =
+                answer.map_err(|_| FetchError::Broken("no answer in time".into()))?.map_err(broken)?;
             let status = response.status();
             if !status.is_redirection() {
-                return if status.is_success() { Ok(Fetched { response, ends }) } else { Err(FetchError::Status(status.as_u16())) };
+                return if status.is_success() {
+                    Ok(Fetched { response, ends })
+                } else {
+                    Err(FetchError::Status(status.as_u16()))
+                };
             }
             let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
             let next = to.and_then(|to| url.join(to).ok()).ok_or(FetchError::Status(status.as_u16()))?;
@@ -111,28 +121,36 @@ impl Fetched {
         let announced = self.response.content_length();
         let ends = self.ends;
         let state = (Box::pin(self.response.bytes_stream()), 0u64, (Instant::now(), 0u64));
-        Box::pin(futures_util::stream::try_unfold(state, move |(mut bytes, read, (since, before))| async move {
-            if announced.is_some_and(|length| length > most) {
-                return Err(FetchError::TooLarge(most));
-            }
-            let Ok(next) = timeout_at(ends.min(since + PACE), bytes.next()).await else {
-                return Err(FetchError::Broken("the download took too long".into()));
-            };
-            let Some(piece) = next.transpose().map_err(broken)? else { return Ok(None) };
-            let read = read + piece.len() as u64;
-            if read > most {
-                return Err(FetchError::TooLarge(most));
-            }
-            // A window is over when it has seen its share of bytes; one that never does ends the download.
-            let window = if read - before >= LEAST_RATE * PACE.as_secs() { (Instant::now(), read) } else { (since, before) };
-            Ok(Some((piece, (bytes, read, window))))
-        }))
+        Box::pin(futures_util::stream::try_unfold(
+            state,
+            move |(mut bytes, read, (since, before))| async move {
+                if announced.is_some_and(|length| length > most) {
+                    return Err(FetchError::TooLarge(most));
+                }
+                let Ok(next) = timeout_at(ends.min(since + PACE), bytes.next()).await else {
+                    return Err(FetchError::Broken("the download took too long".into()));
+                };
+                let Some(piece) = next.transpose().map_err(broken)? else { return Ok(None) };
+                let read = read + piece.len() as u64;
+                if read > most {
+                    return Err(FetchError::TooLarge(most));
+                }
+                // A window is over when it has seen its share of bytes; one that never does ends the download.
+                let window = if read - before >= LEAST_RATE * PACE.as_secs() {
+                    (Instant::now(), read)
+                } else {
+                    (since, before)
+                };
+                Ok(Some((piece, (bytes, read, window))))
+            },
+        ))
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature map_err asks for")]
 fn broken(error: reqwest::Error) -> FetchError {
-    let causes = std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
+    let causes =
+        std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
     for cause in causes.clone() {
         if let Some(refused) = cause.downcast_ref::<Refused>() {
             return FetchError::Refused(Refused(refused.0));

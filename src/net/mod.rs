@@ -37,7 +37,11 @@ pub struct Net {
 
 impl Net {
     /// Makes the three clients. `extra_roots` are certificates trusted beside the system's.
-    pub fn open(policy: Policy, lookup: Arc<dyn Lookup>, extra_roots: Vec<Vec<u8>>) -> Result<Self, NetError> {
+    pub fn open(
+        policy: Policy,
+        lookup: Arc<dyn Lookup>,
+        extra_roots: Vec<Vec<u8>>,
+    ) -> Result<Self, NetError> {
         let tls = tls::config(extra_roots)?;
         Ok(Self {
             paid: Paid::new(tls.clone()),

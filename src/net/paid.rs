@@ -163,7 +163,9 @@ fn request(order: &Order) -> Result<http::Request<Full<Bytes>>, PaidError> {
     let invalid = |detail: String| PaidError::not_sent(NotSent::Write, detail);
     let authority = order.url.authority();
     let target = &order.url[url::Position::BeforePath..url::Position::AfterQuery];
-    let mut request = http::Request::post(target).body(Full::new(order.body.clone())).map_err(|e| invalid(e.to_string()))?;
+    let mut request = http::Request::post(target)
+        .body(Full::new(order.body.clone()))
+        .map_err(|e| invalid(e.to_string()))?;
     let headers = request.headers_mut();
     headers.clone_from(&order.headers);
     headers.insert(HOST, HeaderValue::from_str(authority).map_err(|e| invalid(e.to_string()))?);
@@ -174,7 +176,10 @@ fn request(order: &Order) -> Result<http::Request<Full<Bytes>>, PaidError> {
 
 /// An error with its causes in one line: hyper's own text leaves them out.
 fn spell(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 enum Stream {

@@ -41,8 +41,8 @@ const LOW_PORTS: [u16; 2] = [80, 443];
 
 /// Higher ports where something else than a web server listens: databases, queues, caches, and what browsers refuse.
 const CLOSED_PORTS: [u16; 27] = [
-    1433, 1521, 1719, 1720, 1723, 2049, 2375, 2376, 2379, 2380, 3306, 3389, 3659, 4045, 4190, 5060, 5061, 5432, 5672,
-    6000, 6379, 6566, 6697, 9042, 10080, 11211, 27017,
+    1433, 1521, 1719, 1720, 1723, 2049, 2375, 2376, 2379, 2380, 3306, 3389, 3659, 4045, 4190, 5060, 5061,
+    5432, 5672, 6000, 6379, 6566, 6697, 9042, 10080, 11211, 27017,
 ];
 
 /// The outbound policy.
@@ -162,21 +162,58 @@ mod tests {
     fn spellings_of_this_machine_and_its_neighbours_are_refused() {
         let policy = Policy { allow_http: true, ..Policy::default() };
         for text in [
-            "http://2130706433", "http://0x7f.1", "http://0177.0.0.1", "http://127.1", "http://0",
-            "http://①②⑦.⓪.⓪.①", "http://127。0。0。1", "http:\\\\127.0.0.1", "http://127.0.0.1.",
-            "http://[::1]", "http://[::]", "http://[::ffff:7f00:1]", "http://[::127.0.0.1]",
-            "http://[64:ff9b::7f00:1]", "http://[2002:7f00:1::]", "http://[fe80::1%25eth0]", "http://[fe80::1]",
-            "http://169.254.169.254", "http://169.254.169.254.", "http://100.100.100.200", "http://[fd00:ec2::254]",
-            "http://10.0.0.1", "http://192.168.1.1", "http://172.31.255.255", "http://255.255.255.255",
-            "https://user:pass@example.com", "https://a@127.0.0.1", "https://127.0.0.1#@example.com",
-            "file:///etc/passwd", "gopher://example.com", "ftp://example.com", "data:text/plain,x",
-            "jar:http://example.com!/", "unix:/tmp/x", "https://example.com:22", "https://example.com:25",
-            "https://example.com:6379", "https://example.com:5432", "https://example.com:0",
-            "https://example.com:99999", "https://", "https://xn--a", "not a url",
+            "http://2130706433",
+            "http://0x7f.1",
+            "http://0177.0.0.1",
+            "http://127.1",
+            "http://0",
+            "http://①②⑦.⓪.⓪.①",
+            "http://127。0。0。1",
+            "http:\\\\127.0.0.1",
+            "http://127.0.0.1.",
+            "http://[::1]",
+            "http://[::]",
+            "http://[::ffff:7f00:1]",
+            "http://[::127.0.0.1]",
+            "http://[64:ff9b::7f00:1]",
+            "http://[2002:7f00:1::]",
+            "http://[fe80::1%25eth0]",
+            "http://[fe80::1]",
+            "http://169.254.169.254",
+            "http://169.254.169.254.",
+            "http://100.100.100.200",
+            "http://[fd00:ec2::254]",
+            "http://10.0.0.1",
+            "http://192.168.1.1",
+            "http://172.31.255.255",
+            "http://255.255.255.255",
+            "https://user:pass@example.com",
+            "https://a@127.0.0.1",
+            "https://127.0.0.1#@example.com",
+            "file:///etc/passwd",
+            "gopher://example.com",
+            "ftp://example.com",
+            "data:text/plain,x",
+            "jar:http://example.com!/",
+            "unix:/tmp/x",
+            "https://example.com:22",
+            "https://example.com:25",
+            "https://example.com:6379",
+            "https://example.com:5432",
+            "https://example.com:0",
+            "https://example.com:99999",
+            "https://",
+            "https://xn--a",
+            "not a url",
         ] {
             assert!(refused(&policy, text), "{text}");
         }
-        for text in ["https://example.com/a.png?x=1#y", "http://8.8.8.8/", "https://[2606:4700::1111]/", "https://example.com:8443/"] {
+        for text in [
+            "https://example.com/a.png?x=1#y",
+            "http://8.8.8.8/",
+            "https://[2606:4700::1111]/",
+            "https://example.com:8443/",
+        ] {
             assert!(!refused(&policy, text), "{text}");
         }
         assert!(refused(&Policy::default(), "http://example.com"), "plain http is closed unless opened");

@@ -29,8 +29,7 @@ impl Store {
     pub async fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
         const SQL: &str = "SELECT detail FROM attempts WHERE id = $1";
         let id = id.to_string();
-        let detail: Option<String> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_optional(c).await)?;
+        let detail: Option<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_optional(c).await)?;
         detail.as_deref().map(read).transpose()
     }
 
@@ -38,8 +37,7 @@ impl Store {
     pub async fn attempts(&self, task: TaskId) -> Result<Vec<Attempt>, StoreError> {
         const SQL: &str = "SELECT detail FROM attempts WHERE task_id = $1 ORDER BY number";
         let id = task.to_string();
-        let details: Vec<String> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_all(c).await)?;
+        let details: Vec<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_all(c).await)?;
         details.iter().map(|detail| read(detail)).collect()
     }
 }

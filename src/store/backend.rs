@@ -11,7 +11,9 @@ use futures_util::future::BoxFuture;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
@@ -169,7 +171,10 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
 /// Takes the lock file beside the database; the system gives it back when the process ends, however it ends.
 fn lock(database: &Path) -> Result<File, StoreError> {
     let name = database.display().to_string();
-    let failed = |reason: std::io::Error| StoreError::Open { url: format!("sqlite://{name}"), reason: reason.to_string() };
+    let failed = |reason: std::io::Error| StoreError::Open {
+        url: format!("sqlite://{name}"),
+        reason: reason.to_string(),
+    };
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let file = File::create(path).map_err(failed)?;
@@ -246,6 +251,7 @@ where
     }
     conn.ensure_migrations_table(&migrations.table_name).await.map_err(failed)?;
     let applied = conn.list_applied_migrations(&migrations.table_name).await.map_err(failed)?;
-    let behind = migrations.iter().filter(|one| !applied.iter().any(|done| done.version == one.version)).count();
+    let behind =
+        migrations.iter().filter(|one| !applied.iter().any(|done| done.version == one.version)).count();
     if behind == 0 { Ok(()) } else { Err(Unprepared::Behind(behind)) }
 }

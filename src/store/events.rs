@@ -22,7 +22,12 @@ pub struct EventRow {
 }
 
 /// Writes one line of a task's history.
-pub(super) async fn put(conn: &mut Conn<'_>, task: &str, notice: &Notice, now: Millis) -> Result<(), StoreError> {
+pub(super) async fn put(
+    conn: &mut Conn<'_>,
+    task: &str,
+    notice: &Notice,
+    now: Millis,
+) -> Result<(), StoreError> {
     const PUT: &str = "INSERT INTO events (task_id, seq, name, data, created_at) VALUES ($1,$2,$3,$4,$5)";
     on!(conn, c => sqlx::query(PUT)
         .bind(task).bind(notice.seq).bind(notice.name).bind(notice.data.to_string()).bind(now.0)

@@ -1,32 +1,11 @@
 //! Pictures in custody as rows; their bytes lie in the blob store.
 
-use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::{Store, StoreError};
 use crate::domain::id::TaskId;
-use crate::domain::image::MediaType;
-use crate::domain::task::ImageKind;
-
-/// A picture whose bytes are durable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredImage {
-    /// Its place among the task's pictures, from 0.
-    pub index: u32,
-    /// SHA-256 of its bytes in hex, which is also where they lie.
-    pub sha256: String,
-    /// Its type, read from the bytes.
-    pub media_type: MediaType,
-    /// Pixels across.
-    pub width: u32,
-    /// Pixels down.
-    pub height: u32,
-    /// Its length.
-    pub bytes: u64,
-    /// What it shows.
-    pub kind: ImageKind,
-}
+use crate::domain::image::{ImageKind, StoredImage};
 
 #[derive(FromRow)]
 struct Row {

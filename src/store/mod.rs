@@ -15,8 +15,7 @@ use std::sync::Arc;
 pub use backend::Exclusive;
 pub use changes::{Changes, Watch};
 pub use events::EventRow;
-pub use images::StoredImage;
-pub use tasks::{Accepted, Change, Page, TaskFilter};
+pub use tasks::{Accepted, Change, Claim, Page, TaskFilter};
 
 use crate::domain::clock::Clock;
 use backend::Db;
@@ -45,7 +44,9 @@ pub enum StoreError {
         reason: String,
     },
     /// The database lacks migrations, and was not to be migrated.
-    #[error("the database needs {0} migration(s); run `easel migrate`, or `easel serve` without --no-migrate")]
+    #[error(
+        "the database needs {0} migration(s); run `easel migrate`, or `easel serve` without --no-migrate"
+    )]
     NeedsMigration(usize),
 }
 

@@ -1,6 +1,6 @@
 //! Tasks as rows: accepting one, claiming what is due, saving a step, reading and listing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::FromRow;
 
@@ -9,8 +9,8 @@ use super::{Store, StoreError, attempts, events, images};
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
+use crate::domain::image::StoredImage;
 use crate::domain::task::{Notice, Phase, Task};
-use images::StoredImage;
 
 macro_rules! columns {
     () => {
@@ -76,6 +76,17 @@ impl Change {
     pub fn of(task: Task) -> Self {
         Self { task, attempt: None, images: Vec::new(), notices: Vec::new() }
     }
+}
+
+/// What to lease.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Until when the leases hold.
+    pub until: Millis,
+    /// The most tasks in all.
+    pub limit: usize,
+    /// How many more tasks each lane may start; lanes without room are left out.
+    pub lanes: BTreeMap<String, usize>,
 }
 
 /// Which tasks to list; absent fields match all.
@@ -200,56 +211,11 @@ impl Store {
             .await
     }
 
-    /// Leases up to `limit` started tasks whose time has come, until `until`.
-    pub async fn claim_due(&self, until: Millis, limit: usize) -> Result<Vec<Task>, StoreError> {
+    /// Leases what is due: queued tasks whose time to start has passed, started tasks whose time has come, and for each
+    /// lane with room its first tasks in line.
+    pub async fn claim(&self, claim: Claim) -> Result<Vec<Task>, StoreError> {
         let now = self.clock.now();
-        self.claim(move |conn| {
-            Box::pin(async move {
-                let sql = both!(
-                    conn,
-                    "wake_at IS NOT NULL AND phase <> 'queued' AND wake_at <= $2 \
-                     AND phase IN ('submitting', 'waiting', 'reconciling', 'storing') ORDER BY wake_at LIMIT $3"
-                );
-                let (until, now, limit) = (until.0, now.0, count(limit));
-                on!(conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).fetch_all(c).await)
-            })
-        })
-        .await
-    }
-
-    /// Leases up to `limit` tasks that wait for a lane, in their order.
-    pub async fn claim_queued(&self, lane: String, until: Millis, limit: usize) -> Result<Vec<Task>, StoreError> {
-        let now = self.clock.now();
-        self.claim(move |conn| {
-            Box::pin(async move {
-                let sql = both!(conn, "phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank LIMIT $3");
-                let (until, now, limit) = (until.0, now.0, count(limit));
-                on!(conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).bind(lane).fetch_all(c).await)
-            })
-        })
-        .await
-    }
-
-    /// Leases up to `limit` queued tasks whose time to start has passed.
-    pub async fn claim_expired(&self, until: Millis, limit: usize) -> Result<Vec<Task>, StoreError> {
-        let now = self.clock.now();
-        self.claim(move |conn| {
-            Box::pin(async move {
-                let sql = both!(conn, "phase = 'queued' AND start_by <= $2 AND wake_at <= $2 ORDER BY start_by LIMIT $3");
-                let (until, now, limit) = (until.0, now.0, count(limit));
-                on!(conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).fetch_all(c).await)
-            })
-        })
-        .await
-    }
-
-    async fn claim<F>(&self, query: F) -> Result<Vec<Task>, StoreError>
-    where
-        F: for<'c> FnOnce(&'c mut Conn<'_>) -> futures_util::future::BoxFuture<'c, Result<Vec<Row>, sqlx::Error>>
-            + Send
-            + 'static,
-    {
-        let rows = self.db.write(move |mut conn| Box::pin(async move { Ok(query(&mut conn).await?) })).await?;
+        let rows = self.db.write(move |conn| Box::pin(lease(conn, claim, now))).await?;
         rows.into_iter().map(Task::try_from).collect()
     }
 
@@ -262,6 +228,21 @@ impl Store {
         Ok(counts.into_iter().collect())
     }
 
+    /// Makes every task that has not ended due now. Only for a process that is alone: it ends all leases, those of a
+    /// process that was killed among them, and undoes timers set by a clock that has since been set back.
+    pub async fn wake_all(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    const WAKE: &str = "UPDATE tasks SET wake_at = $1 WHERE wake_at > $1";
+                    on!(&mut conn, c => sqlx::query(WAKE).bind(now.0).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
     /// How many tasks wait for each lane.
     pub async fn queued(&self) -> Result<HashMap<String, i64>, StoreError> {
         const SQL: &str = "SELECT lane, COUNT(*) FROM tasks WHERE phase = 'queued' GROUP BY lane";
@@ -272,7 +253,8 @@ impl Store {
 
     /// The next moment after the present at which a task's time comes, as far as it is known.
     pub async fn next_wake(&self) -> Result<Option<Millis>, StoreError> {
-        const STARTED: &str = "SELECT MIN(wake_at) FROM tasks WHERE wake_at IS NOT NULL AND phase <> 'queued'";
+        const STARTED: &str =
+            "SELECT MIN(wake_at) FROM tasks WHERE wake_at IS NOT NULL AND phase <> 'queued'";
         const QUEUED: &str = "SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued' AND wake_at > $1";
         const UNTIL: &str = "SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by > $1";
         let now = self.clock.now();
@@ -289,8 +271,7 @@ impl Store {
     /// One task, whoever's it is.
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
         let id = id.to_string();
-        let row: Option<Row> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(BY_ID).bind(id).fetch_optional(c).await)?;
+        let row: Option<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(BY_ID).bind(id).fetch_optional(c).await)?;
         row.map(Task::try_from).transpose()
     }
 
@@ -306,7 +287,9 @@ impl Store {
         let before = filter.created_before.map(|moment| TaskId::floor(moment).to_string());
         let below = [before, filter.cursor.map(|id| id.to_string())].into_iter().flatten().min();
         let below = below.unwrap_or_else(|| "task_~".to_owned());
-        let from = filter.created_after.map_or_else(|| "task_".to_owned(), |moment| TaskId::floor(moment).to_string());
+        let from = filter
+            .created_after
+            .map_or_else(|| "task_".to_owned(), |moment| TaskId::floor(moment).to_string());
         let phase = |at: usize| filter.phases.get(at).or(filter.phases.first()).map(|phase| phase.as_str());
         let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(LIST)
             .bind(&filter.tenant).bind(below).bind(from)
@@ -321,6 +304,33 @@ impl Store {
 
 fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+async fn lease(mut conn: Conn<'_>, claim: Claim, now: Millis) -> Result<Vec<Row>, StoreError> {
+    let (until, now) = (claim.until.0, now.0);
+    let mut rows: Vec<Row> = Vec::new();
+    for sql in [
+        both!(conn, "phase = 'queued' AND start_by <= $2 AND wake_at <= $2 ORDER BY start_by LIMIT $3"),
+        both!(
+            conn,
+            "wake_at IS NOT NULL AND phase <> 'queued' AND wake_at <= $2 \
+             AND phase IN ('submitting', 'waiting', 'reconciling', 'storing') ORDER BY wake_at LIMIT $3"
+        ),
+    ] {
+        let limit = count(claim.limit.saturating_sub(rows.len()));
+        rows.extend::<Vec<Row>>(
+            on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).fetch_all(c).await)?,
+        );
+    }
+    for (lane, room) in claim.lanes {
+        let sql =
+            both!(conn, "phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank LIMIT $3");
+        let limit = count(room.min(claim.limit.saturating_sub(rows.len())));
+        rows.extend::<Vec<Row>>(
+            on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).bind(lane).fetch_all(c).await)?,
+        );
+    }
+    Ok(rows)
 }
 
 async fn insert(mut conn: Conn<'_>, task: Task) -> Result<Accepted, StoreError> {

@@ -1,0 +1,345 @@
+//! One step of one task: phase → effect → event → `step()` → save. Each function performs the one effect its phase calls
+//! for and says what came of it; what may follow is decided by the domain.
+
+use std::time::Duration;
+
+use super::Inner;
+use super::lane::{backoff, next_poll};
+use super::save::Step;
+use crate::blobs::{BlobError, Saved};
+use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
+use crate::domain::clock::Millis;
+use crate::domain::code::Code;
+use crate::domain::image::StoredImage;
+use crate::domain::task::{Event, Failure, Output, Phase, Source, Task};
+use crate::net::guarded::FetchError;
+use crate::providers::{Asked, Done, Follow, Kind, MadeSource, Progress, ProviderError};
+
+/// A provider that has done its work without a picture is asked again this often before it is believed.
+const ASK_AGAIN: u32 = 3;
+/// How long a provider may deny knowing a job it accepted.
+const MISSING_FOR: Duration = Duration::from_mins(10);
+/// How long a picture that exists is tried for.
+const ASSET_WINDOW: Duration = Duration::from_hours(24);
+
+/// Performs what the task's phase calls for.
+pub(super) async fn run(engine: &Inner, task: Task) {
+    match task.phase {
+        Phase::Queued => engine.start(task).await,
+        Phase::Submitting => engine.lost(task).await,
+        Phase::Waiting => engine.poll(task).await,
+        Phase::Reconciling => engine.reconcile(task).await,
+        Phase::Storing => engine.bring(task).await,
+        Phase::Succeeded | Phase::Failed | Phase::Canceled => {}
+    }
+}
+
+impl Inner {
+    /// The worker that was submitting is gone, and its answer with it.
+    async fn lost(&self, task: Task) {
+        let Some(mut attempt) = self.attempt(&task).await else { return };
+        attempt.state = AttemptState::Unknown;
+        attempt.judge(Verdict::new(Billing::Unknown, "the gateway stopped while the call was under way"));
+        tracing::warn!(task.id = %task.id, attempt.id = %attempt.id, "a paid call was interrupted; its outcome is unknown");
+        let now = self.clock.now();
+        if let Some(task) = self.save(task, Step::new(Event::Lose, now).with(attempt)).await {
+            self.reconcile(task).await;
+        }
+    }
+
+    /// Looks for a submission of unknown outcome until its window is over.
+    async fn reconcile(&self, task: Task) {
+        // Without an address providers can call, nothing can turn up.
+        let Some(mut attempt) = self.attempt(&task).await else { return };
+        let verdict = Verdict::new(Billing::Unknown, attempt.evidence.clone());
+        attempt.close(AttemptState::Lost, verdict, self.clock.now());
+        let failure = Failure {
+            code: Code::OutcomeUnknown,
+            detail: format!("{}: {}; it was not sent again", attempt.provider, attempt.evidence),
+            billed: Billing::Unknown,
+            provider: attempt.failure.as_ref().and_then(|failure| failure.provider.clone()),
+        };
+        let now = self.clock.now();
+        self.save(task, Step::new(Event::Fail(failure), now).closing(attempt)).await;
+    }
+
+    /// Asks how an accepted job stands.
+    async fn poll(&self, task: Task) {
+        let now = self.clock.now();
+        let Some(mut attempt) = self.attempt(&task).await else { return };
+        let Some((lane, handle)) = self.lanes.get(&attempt.provider).zip(attempt.handle.clone()) else {
+            tracing::error!(task.id = %task.id, provider.id = attempt.provider, "the provider of a task at work is no longer configured");
+            let later = now + Duration::from_mins(1);
+            self.stay(task, None, later).await;
+            return;
+        };
+        if now >= task.deadline_at {
+            return self.out_of_time(task, attempt).await;
+        }
+        let pace = lane.provider.pace();
+        let next = (now + next_poll(&pace, task.state.tries)).min(task.deadline_at);
+        let answer = lane.provider.check(&Asked { handle: &handle, request: &task.request }).await;
+        match answer {
+            Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,
+            Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
+            // Links may lag behind the word "completed".
+            Ok(Progress::Failed(error))
+                if error.kind == Kind::NoImage && task.state.empty_handed < ASK_AGAIN =>
+            {
+                let mut task = task;
+                task.state.empty_handed += 1;
+                self.stay(task, None, now + Duration::from_secs(20)).await;
+            }
+            Ok(Progress::Failed(error)) => {
+                let state =
+                    if error.kind == Kind::NoImage { AttemptState::NoImage } else { AttemptState::Failed };
+                self.over(task, attempt, state, error).await;
+            }
+            Err(error) if error.kind == Kind::Missing => {
+                let since = task.state.since.unwrap_or(task.created_at);
+                if now.since(since) > MISSING_FOR {
+                    attempt.failure = Some(failure(&error));
+                    self.over(task, attempt, AttemptState::Lost, error).await;
+                } else {
+                    self.stay(task, None, next).await;
+                }
+            }
+            // A poll is free and proves nothing: it is asked again.
+            Err(error) => {
+                tracing::warn!(task.id = %task.id, provider.id = attempt.provider, %error, "a poll failed; asking again");
+                self.stay(task, None, next.max(now + error.retry_after.unwrap_or_default())).await;
+            }
+        }
+    }
+
+    async fn out_of_time(&self, task: Task, mut attempt: Attempt) {
+        let verdict = Verdict::new(Billing::Unknown, "still at work when the deadline passed");
+        attempt.close(AttemptState::Lost, verdict, self.clock.now());
+        let failure = Failure {
+            code: Code::DeadlineExceeded,
+            detail: format!("{} was still at work when the deadline passed", attempt.provider),
+            billed: Billing::Unknown,
+            provider: None,
+        };
+        let now = self.clock.now();
+        self.save(task, Step::new(Event::Fail(failure), now).closing(attempt)).await;
+    }
+
+    async fn stay(&self, mut task: Task, progress: Option<f32>, wake_at: Millis) {
+        task.state.tries += 1;
+        self.save(task, Step::new(Event::Stay(progress), wake_at)).await;
+    }
+
+    /// The provider has made pictures: what came inside the answer is kept at once, links are committed, then fetched.
+    pub(super) async fn produce(&self, task: Task, mut attempt: Attempt, done: Done) {
+        let now = self.clock.now();
+        let mut outputs = Vec::with_capacity(done.images.len());
+        for made in done.images {
+            let source = match made.source {
+                MadeSource::Url(url) => Source::Url(url),
+                MadeSource::Bytes(bytes) => match self.blobs.put(bytes).await {
+                    Ok(saved) => Source::Blob(saved.sha256),
+                    Err(error) => {
+                        tracing::error!(task.id = %task.id, %error, "a picture inside an answer could not be kept");
+                        continue;
+                    }
+                },
+            };
+            outputs.push(Output { source, kind: made.kind });
+        }
+        if attempt.state != AttemptState::Succeeded {
+            self.observed.succeeded(&attempt.provider, now.since(attempt.started_at));
+        }
+        attempt.handle = done.handle.or(attempt.handle);
+        attempt.close(AttemptState::Succeeded, done.verdict, now);
+        if outputs.is_empty() {
+            let error = ProviderError::new(
+                Kind::NoImage,
+                Verdict {
+                    evidence: attempt.evidence.clone(),
+                    charged: attempt.charged,
+                    ..Verdict::new(attempt.billed, "")
+                },
+                "the answer's pictures could not be read",
+            );
+            return self.over(task, attempt, AttemptState::NoImage, error).await;
+        }
+        let lease = now + self.settings.lease;
+        if let Some(task) = self.save(task, Step::new(Event::Produce(outputs), lease).closing(attempt)).await
+        {
+            self.bring(task).await;
+        }
+    }
+
+    /// Brings the pictures here. Each that has come is remembered; the rest is tried again, apart from all generation.
+    async fn bring(&self, mut task: Task) {
+        let now = self.clock.now();
+        let mut here: Vec<Option<Saved>> = Vec::new();
+        let mut lacking = None;
+        for output in &mut task.state.outputs {
+            let fetched = match &output.source {
+                Source::Blob(sha256) => self.blobs.describe(sha256).await,
+                Source::Url(url) => self.blobs.fetch(&self.net.guarded, url).await,
+            };
+            match fetched {
+                Ok(saved) => {
+                    output.source = Source::Blob(saved.sha256.clone());
+                    here.push(Some(saved));
+                }
+                Err(error) => {
+                    tracing::warn!(task.id = %task.id, %error, "a picture has not come");
+                    lacking = Some(error);
+                    here.push(None);
+                }
+            }
+        }
+        let since = task.state.since.unwrap_or(now);
+        match lacking {
+            None => self.keep(task, here).await,
+            Some(error) if now.since(since) >= ASSET_WINDOW || hopeless(&error) => {
+                self.give_up(task, here, &error).await
+            }
+            Some(_) => {
+                let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
+                self.stay(task, None, now + pause).await;
+            }
+        }
+    }
+
+    async fn keep(&self, task: Task, here: Vec<Option<Saved>>) {
+        let images: Vec<StoredImage> = here
+            .into_iter()
+            .zip(&task.state.outputs)
+            .filter_map(|(saved, output)| Some((saved?, output.kind)))
+            .zip(0u32..)
+            .map(|((saved, kind), index)| StoredImage {
+                index,
+                sha256: saved.sha256,
+                media_type: saved.header.media_type,
+                width: saved.header.width,
+                height: saved.header.height,
+                bytes: saved.bytes,
+                kind,
+            })
+            .collect();
+        let partial = images.len() < task.state.outputs.len() || images.len() < task.request.count() as usize;
+        let step = self.closing(&task, Step::new(Event::Save { partial }, self.clock.now())).await;
+        self.save(task, Step { images, ..step }).await;
+    }
+
+    /// The step, with the attempt's books closed if its worker was killed before it could.
+    async fn closing(&self, task: &Task, step: Step) -> Step {
+        match self.attempt(task).await.filter(|_| !task.state.booked) {
+            Some(mut attempt) => {
+                let verdict = Verdict::new(Billing::Yes, "its picture's link came");
+                attempt.close(AttemptState::Succeeded, verdict, self.clock.now());
+                step.closing(attempt)
+            }
+            None => step,
+        }
+    }
+
+    /// Some pictures will not come: what is here counts, and with none the task has failed.
+    async fn give_up(&self, task: Task, here: Vec<Option<Saved>>, error: &BlobError) {
+        if here.iter().any(Option::is_some) {
+            return self.keep(task, here).await;
+        }
+        let code = match error {
+            BlobError::Storage(_) | BlobError::Open { .. } => Code::StorageFailed,
+            error if hopeless(error) => Code::AssetRejected,
+            _ => Code::AssetUnavailable,
+        };
+        let detail = format!("the provider made a picture that could not be kept: {error}");
+        let billed = if task.state.booked { task.billed() } else { Billing::Yes };
+        let failure = Failure { code, detail, billed, provider: None };
+        let step = self.closing(&task, Step::new(Event::Fail(failure), self.clock.now())).await;
+        self.save(task, step).await;
+    }
+
+    /// The attempt is over without a picture: another may follow if this one cost nothing.
+    pub(super) async fn over(
+        &self,
+        mut task: Task,
+        mut attempt: Attempt,
+        state: AttemptState,
+        error: ProviderError,
+    ) {
+        let now = self.clock.now();
+        self.observed.failed(&attempt.provider, error.kind);
+        attempt.failure = Some(failure(&error));
+        attempt.close(state, error.verdict.clone(), now);
+        let next = if attempt.billed == Billing::No { self.follow(&mut task, &error) } else { None };
+        tracing::info!(
+            task.id = %task.id, provider.id = attempt.provider, attempt.n = attempt.number, error.kind = ?error.kind,
+            billed = attempt.billed.as_str(), again = next.is_some(), detail = error.detail, "an attempt ended without a picture"
+        );
+        let event = match next {
+            Some(_) => Event::Retry,
+            None => Event::Fail(failure(&error)),
+        };
+        self.save(task, Step::new(event, next.unwrap_or(now)).closing(attempt)).await;
+    }
+
+    /// When the task may be sent again, and by which route; `None` when it may not.
+    fn follow(&self, task: &mut Task, error: &ProviderError) -> Option<Millis> {
+        let now = self.clock.now();
+        let taken = task.state.route.clone()?;
+        let current = task.state.candidates.iter_mut().find(|one| {
+            one.route.provider == taken.provider && one.route.provider_model == taken.provider_model
+        })?;
+        let pause = match error.kind.follow() {
+            Follow::Stop => return None,
+            Follow::Next => {
+                current.out = true;
+                Duration::ZERO
+            }
+            Follow::Again(most) => {
+                current.out = current.sends >= most;
+                backoff(Duration::from_millis(500), current.sends, Duration::from_secs(30))
+            }
+            Follow::Rest => {
+                current.out = current.sends >= 5;
+                error.retry_after.unwrap_or_else(|| {
+                    backoff(Duration::from_secs(1), current.sends, Duration::from_secs(30))
+                })
+            }
+        };
+        let next = task.state.candidates.iter().find(|one| !one.out)?;
+        let pause = if next.route.provider == taken.provider { pause } else { Duration::ZERO };
+        task.lane.clone_from(&next.route.provider);
+        let again = now + pause;
+        (again < task.start_by).then_some(again)
+    }
+
+    /// The attempt in hand.
+    async fn attempt(&self, task: &Task) -> Option<Attempt> {
+        match self.store.attempt(task.state.attempt?).await {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                tracing::error!(task.id = %task.id, %error, "cannot read the attempt in hand; trying again when the lease ends");
+                None
+            }
+        }
+    }
+}
+
+/// Whether trying again cannot help: the address is closed to us, or what it gives is no picture.
+fn hopeless(error: &BlobError) -> bool {
+    matches!(
+        error,
+        BlobError::NotAPicture(_)
+            | BlobError::Fetch(
+                FetchError::Refused(_) | FetchError::TooLarge(_) | FetchError::TooManyRedirects
+            )
+    )
+}
+
+/// A provider's refusal or failure as callers see it.
+pub(super) fn failure(error: &ProviderError) -> Failure {
+    Failure {
+        code: error.kind.code(),
+        detail: error.detail.clone(),
+        billed: error.verdict.billed,
+        provider: Some(error.words.clone()).filter(|words| !words.name.is_empty()),
+    }
+}

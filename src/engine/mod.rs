@@ -1,0 +1,164 @@
+//! Floor 3: moves tasks. [`Engine::accept`] takes one in, the worker loop carries each through its phases, and nothing of
+//! it lives in a caller's connection. `worker.rs` is the loop, `drive.rs` one step of one task, `route.rs` the choice of
+//! routes, `lane.rs` what is known of each provider account.
+
+mod accept;
+mod drive;
+mod lane;
+mod route;
+mod save;
+mod submit;
+mod worker;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use accept::{Acceptance, Caller, Refusal};
+pub use lane::LaneView;
+pub use route::{Alias, Catalog, Entry, NoRoute, Plan, Planned, Rejected};
+
+use crate::blobs::Blobs;
+use crate::domain::clock::Clock;
+use crate::domain::id::TaskId;
+use crate::net::Net;
+use crate::providers::Provider;
+use crate::store::{Store, StoreError};
+
+/// One configured provider account.
+#[derive(Clone)]
+pub struct Lane {
+    /// The adapter.
+    pub provider: Arc<dyn Provider>,
+    /// How many tasks may be at the provider at once.
+    pub in_flight: u32,
+}
+
+/// The engine's numbers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a claimed task belongs to its worker without a sign of life.
+    pub lease: Duration,
+    /// Serve, poll and save, but submit nothing.
+    pub hold_submissions: bool,
+    /// How long a task may take when its caller does not say.
+    pub deadline: Duration,
+    /// How many tasks this process works on at once.
+    pub concurrency: usize,
+}
+
+/// Everything the engine works with.
+pub struct Parts {
+    /// Rows.
+    pub store: Store,
+    /// Pictures.
+    pub blobs: Blobs,
+    /// Connections.
+    pub net: Net,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What is on offer.
+    pub catalog: Catalog,
+    /// Who offers it, by provider id.
+    pub lanes: BTreeMap<String, Lane>,
+    /// Numbers.
+    pub settings: Settings,
+}
+
+/// Moves tasks.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    observed: lane::Observed,
+    held: Mutex<HashMap<TaskId, Held>>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A task this process is at work on.
+struct Held {
+    /// The version it is held by.
+    version: i64,
+    /// The lane it is about to be sent on: counted against the lane until the row itself says so.
+    starting: Option<String>,
+}
+
+impl std::ops::Deref for Inner {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl Engine {
+    /// An engine that does not move yet.
+    pub fn new(parts: Parts) -> Self {
+        let inner = Inner {
+            observed: lane::Observed::default(),
+            held: Mutex::default(),
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            parts,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Starts the loops.
+    pub fn start(&self) {
+        self.inner.tracker.spawn(worker::serve(Arc::clone(&self.inner)));
+        self.inner.tracker.spawn(worker::renew(Arc::clone(&self.inner)));
+    }
+
+    /// Stops taking up tasks, and waits up to `patience` for those in hand: what is paid for is finished. Whether all were.
+    pub async fn stop(&self, patience: Duration) -> bool {
+        self.inner.stop.cancel();
+        self.inner.tracker.close();
+        tokio::time::timeout(patience, self.inner.tracker.wait()).await.is_ok()
+    }
+
+    /// Works until nothing is due at the clock's present moment. For tests, which move the clock by hand.
+    pub async fn run_until_idle(&self) -> Result<(), StoreError> {
+        loop {
+            let working = worker::round(&self.inner).await?;
+            if working.is_empty() {
+                return Ok(());
+            }
+            // A worker that panicked has been logged, and its task becomes due again.
+            futures_util::future::join_all(working).await;
+        }
+    }
+
+    /// What is on offer.
+    pub fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
+    }
+
+    /// How every provider account is doing.
+    pub async fn lanes(&self) -> Result<Vec<LaneView>, StoreError> {
+        lane::view(&self.inner).await
+    }
+}
+
+impl Inner {
+    fn held(&self) -> MutexGuard<'_, HashMap<TaskId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many tasks of each lane have been claimed and not yet been sent.
+    fn starting(&self) -> HashMap<String, usize> {
+        let mut starting = HashMap::new();
+        for held in self.held().values() {
+            if let Some(lane) = &held.starting {
+                *starting.entry(lane.clone()).or_default() += 1;
+            }
+        }
+        starting
+    }
+}

@@ -1,0 +1,113 @@
+//! Saves steps. A step that holds what is known of a paid call is never dropped: not when the database is away for a
+//! while, and not when another worker has declared the call lost in the meantime.
+
+use std::time::Duration;
+
+use super::Inner;
+use super::lane::backoff;
+use crate::domain::attempt::Attempt;
+use crate::domain::clock::Millis;
+use crate::domain::image::StoredImage;
+use crate::domain::task::{Event, Task};
+use crate::store::{Change, StoreError};
+
+/// One step of a task: what happened, and what is written with it.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    /// What happened.
+    pub event: Event,
+    /// The attempt, when it changed.
+    pub attempt: Option<Attempt>,
+    /// Whether the attempt is over and enters the task's books.
+    pub book: bool,
+    /// Pictures that are durable.
+    pub images: Vec<StoredImage>,
+    /// When the task next owes work.
+    pub wake_at: Option<Millis>,
+}
+
+impl Step {
+    /// A step that changes the task alone.
+    pub fn new(event: Event, wake_at: Millis) -> Self {
+        Self { event, attempt: None, book: false, images: Vec::new(), wake_at: Some(wake_at) }
+    }
+
+    /// The same step with an attempt that changed.
+    pub fn with(self, attempt: Attempt) -> Self {
+        Self { attempt: Some(attempt), ..self }
+    }
+
+    /// The same step with an attempt that is over.
+    pub fn closing(self, attempt: Attempt) -> Self {
+        Self { attempt: Some(attempt), book: true, ..self }
+    }
+
+    /// Whether it tells of something the provider did, and must outlive a lost lease.
+    fn is_knowledge(&self) -> bool {
+        matches!(self.event, Event::Accept | Event::Produce(_))
+    }
+}
+
+impl Inner {
+    /// Saves a step and answers with the task as it is now; `None` when the task is another worker's, or the step may not
+    /// follow: then this worker has nothing more to do.
+    pub(super) async fn save(&self, mut task: Task, step: Step) -> Option<Task> {
+        let mut tries = 0;
+        loop {
+            let mut next = task.clone();
+            let told = match next.apply(step.event.clone(), self.clock.now()) {
+                Ok(told) => told,
+                Err(illegal) => {
+                    tracing::warn!(task.id = %task.id, %illegal, "a step came too late");
+                    return None;
+                }
+            };
+            if step.book
+                && let Some(attempt) = &step.attempt
+            {
+                next.book(attempt);
+            }
+            if !next.phase.terminal() {
+                next.wake_at = step.wake_at;
+            }
+            let change = Change {
+                task: next,
+                attempt: step.attempt.clone(),
+                images: step.images.clone(),
+                notices: told.into_iter().collect(),
+            };
+            match self.store.save(change).await {
+                Ok(saved) => {
+                    self.saved(&saved);
+                    return Some(saved);
+                }
+                Err(StoreError::Stale) => task = self.reread(&task, &step).await?,
+                Err(error) => {
+                    tries += 1;
+                    tracing::error!(task.id = %task.id, %error, tries, "cannot save a step; trying again");
+                    tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5)))
+                        .await;
+                }
+            }
+        }
+    }
+
+    /// The task as another writer left it, when the step still belongs to it.
+    async fn reread(&self, task: &Task, step: &Step) -> Option<Task> {
+        let now = self.store.task(task.id).await.ok()??;
+        let mine = now.state.attempt == task.state.attempt && !now.phase.terminal();
+        if step.is_knowledge() && mine {
+            return Some(now);
+        }
+        tracing::warn!(task.id = %task.id, event = step.event.name(), "another worker has taken the task over");
+        None
+    }
+
+    /// From now on the task is held by its new version, and its row says where it is.
+    fn saved(&self, task: &Task) {
+        if let Some(held) = self.held().get_mut(&task.id) {
+            held.version = task.version;
+            held.starting = None;
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The one paid call: chosen, bounded, written down, then made. The attempt's intent is committed before the first byte,
+//! and what the provider says while it is still talking is committed as it comes.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::drive::failure;
+use super::route::Planned;
+use super::save::Step;
+use super::{Inner, Lane};
+use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
+use crate::domain::code::Code;
+use crate::domain::fit::effective;
+use crate::domain::id::AttemptId;
+use crate::domain::image::ImageKind;
+use crate::domain::money::Usd;
+use crate::domain::request::ImageInput;
+use crate::domain::task::{Event, Failure, Output, Source, Task};
+use crate::providers::{Input, Inputs, Job, Progress, ProviderError, Signal};
+
+/// Progress is saved at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+impl Inner {
+    /// Sends a queued task by its best remaining route, if it may still be sent.
+    pub(super) async fn start(&self, mut task: Task) {
+        let now = self.clock.now();
+        if now >= task.start_by {
+            let detail = "no provider could be asked before the deadline".to_owned();
+            return self.fail(task, Code::DeadlineExceeded, detail).await;
+        }
+        if self.settings.hold_submissions {
+            self.save(task, Step::new(Event::Stay(None), now + Duration::from_mins(1))).await;
+            return;
+        }
+        let Some((planned, lane)) = self.choose(&mut task) else {
+            let detail = "none of the task's routes is configured any more".to_owned();
+            return self.fail(task, Code::Unservable, detail).await;
+        };
+        if !may_spend(&task, planned.price) {
+            let detail = "another attempt could cost more than the task may".to_owned();
+            return self.fail(task, Code::MaxCostExceeded, detail).await;
+        }
+        let inputs = inputs(&task);
+        let attempt = self.intent(&task, &planned);
+        task.state.effective = effective(&planned.request);
+        task.state.adjustments.clone_from(&planned.adjustments);
+        task.state.cost.estimated = planned.price;
+        let leased = Instant::now();
+        let event = Event::Submit { attempt: attempt.id, route: planned.taken.clone() };
+        let step = Step::new(event, now + self.settings.lease).with(attempt.clone());
+        let Some(task) = self.save(task, step).await else { return };
+        let options = planned.request.provider_options.get(&planned.taken.provider);
+        let job = Job {
+            attempt: attempt.id,
+            request: &planned.request,
+            provider_model: &planned.taken.provider_model,
+            form: &planned.form,
+            options,
+            inputs: &inputs,
+            callback: None,
+            // A process that was stopped and thawed past its lease must not begin to send.
+            not_after: leased + self.settings.lease,
+        };
+        let (task, answer) = self.call(&lane, &job, task, &attempt).await;
+        self.answered(task, attempt, answer).await;
+    }
+
+    /// Makes the call and commits what is said before its answer is whole.
+    async fn call(
+        &self,
+        lane: &Lane,
+        job: &Job<'_>,
+        mut task: Task,
+        attempt: &Attempt,
+    ) -> (Task, Result<Progress, ProviderError>) {
+        let (signals, mut heard) = mpsc::channel(16);
+        let mut calling = std::pin::pin!(lane.provider.submit(job, &signals));
+        let mut told = Instant::now();
+        let answer = loop {
+            let signal = tokio::select! {
+                biased;
+                Some(signal) = heard.recv() => signal,
+                answer = &mut calling => break answer,
+            };
+            let lease = self.clock.now() + self.settings.lease;
+            let step = match signal {
+                Signal::Image(url) => {
+                    let output = Output { source: Source::Url(url), kind: ImageKind::Output };
+                    let mut attempt = attempt.clone();
+                    attempt.state = AttemptState::Accepted;
+                    attempt.judge(Verdict::new(Billing::Yes, "a picture's link came"));
+                    Step::new(Event::Produce(vec![output]), lease).with(attempt)
+                }
+                Signal::Progress(progress) if told.elapsed() >= PROGRESS_EVERY => {
+                    told = Instant::now();
+                    Step::new(Event::Stay(Some(progress)), lease)
+                }
+                Signal::Progress(_) => continue,
+            };
+            // Whatever became of the row, the call is heard to its end.
+            if let Some(saved) = self.save(task.clone(), step).await {
+                task = saved;
+            }
+        };
+        (task, answer)
+    }
+
+    /// What the answer comes to.
+    async fn answered(&self, task: Task, mut attempt: Attempt, answer: Result<Progress, ProviderError>) {
+        let now = self.clock.now();
+        match answer {
+            Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
+            Ok(Progress::Pending(pending)) => {
+                attempt.state = AttemptState::Accepted;
+                attempt.handle = Some(pending.handle);
+                attempt.judge(Verdict::new(Billing::Unknown, "accepted; what it costs is known at the end"));
+                let pause = self.lanes.get(&attempt.provider).map(|lane| lane.provider.pace().poll_after);
+                let wake = (now + pause.unwrap_or_default()).min(task.deadline_at);
+                self.save(task, Step::new(Event::Accept, wake).with(attempt)).await;
+            }
+            Ok(Progress::Failed(error)) => self.over(task, attempt, AttemptState::Failed, error).await,
+            Err(error) if error.verdict.billed == Billing::Unknown => {
+                attempt.state = AttemptState::Unknown;
+                attempt.failure = Some(failure(&error));
+                attempt.judge(error.verdict.clone());
+                self.observed.failed(&attempt.provider, error.kind);
+                tracing::warn!(task.id = %task.id, provider.id = attempt.provider, %error, "the outcome of a paid call is unknown");
+                self.save(task, Step::new(Event::Lose, now).with(attempt)).await;
+            }
+            Err(error) => {
+                let sent = error.words.http_status.is_some();
+                let state = if sent { AttemptState::Rejected } else { AttemptState::NotSent };
+                self.over(task, attempt, state, error).await;
+            }
+        }
+    }
+
+    /// The first of the task's routes that is still in question and still configured, planned anew.
+    fn choose(&self, task: &mut Task) -> Option<(Planned, Lane)> {
+        for candidate in task.state.candidates.iter_mut().filter(|one| !one.out) {
+            let (provider, model) = (&candidate.route.provider, &candidate.route.provider_model);
+            let planned = self.catalog.replan(&task.request, &candidate.route);
+            if let (Some(planned), Some(lane)) = (planned, self.lanes.get(provider)) {
+                candidate.sends += 1;
+                return Some((planned, lane.clone()));
+            }
+            tracing::warn!(task.id = %task.id, provider.id = provider, model, "a planned route is gone");
+            candidate.out = true;
+        }
+        None
+    }
+
+    fn intent(&self, task: &Task, planned: &Planned) -> Attempt {
+        Attempt {
+            id: AttemptId::mint(self.clock.as_ref()),
+            task: task.id,
+            number: task.state.attempts + 1,
+            provider: planned.taken.provider.clone(),
+            provider_model: planned.taken.provider_model.clone(),
+            reason: planned.taken.reason.clone(),
+            state: AttemptState::Intent,
+            billed: Billing::Unknown,
+            evidence: "about to be sent".to_owned(),
+            possible_charge: planned.price,
+            charged: None,
+            units: None,
+            handle: None,
+            failure: None,
+            started_at: self.clock.now(),
+            finished_at: None,
+        }
+    }
+
+    async fn fail(&self, task: Task, code: Code, detail: String) {
+        let failure = Failure { code, detail, billed: task.billed(), provider: None };
+        let now = self.clock.now();
+        self.save(task, Step::new(Event::Fail(failure), now)).await;
+    }
+}
+
+/// Whether one more attempt at `price` keeps the task within what it may cost. Without a bound of the caller's, one
+/// possibly billed attempt is all there is.
+fn may_spend(task: &Task, price: Option<Usd>) -> bool {
+    let spent = task.state.cost.settled + task.state.cost.unresolved;
+    match (task.request.routing.max_cost_usd, price) {
+        (Some(most), Some(price)) => spent + price <= most,
+        (Some(_), None) => false,
+        (None, _) => task.billed() == Billing::No,
+    }
+}
+
+/// The input images as the provider takes them.
+fn inputs(task: &Task) -> Inputs {
+    let request = &task.request;
+    let carried = |input: &ImageInput| input.url.clone().map(Input::Url);
+    Inputs {
+        images: request.images.iter().filter_map(carried).collect(),
+        mask: request.mask.as_ref().and_then(carried),
+        loras: request.loras.iter().map(|lora| lora.image.as_ref().and_then(carried)).collect(),
+        controls: request.controls.iter().filter_map(|control| carried(&control.image)).collect(),
+    }
+}

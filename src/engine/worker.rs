@@ -1,0 +1,131 @@
+//! The one loop: claim what is due, work on it, repeat. Claiming is leasing: a task whose worker dies becomes due again by
+//! itself, and a worker that lives extends its leases.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Held, Inner, drive};
+use crate::domain::id::TaskId;
+use crate::domain::task::Phase;
+use crate::store::{Claim, StoreError};
+
+/// The loop looks again after this long even when nothing told it to.
+const FALLBACK: Duration = Duration::from_secs(1);
+
+/// Claims and works until told to stop.
+pub(super) async fn serve(engine: Arc<Inner>) {
+    while !engine.stop.is_cancelled() {
+        match round(&engine).await {
+            Ok(started) if started.is_empty() => rest(&engine).await,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot claim work; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(FALLBACK) => {}
+                    () = engine.stop.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+/// Claims once and starts on what it got.
+pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, StoreError> {
+    let room = engine.settings.concurrency.saturating_sub(engine.held().len());
+    if room == 0 {
+        return Ok(Vec::new());
+    }
+    let until = engine.clock.now() + engine.settings.lease;
+    let tasks = engine.store.claim(Claim { until, limit: room, lanes: open_lanes(engine).await? }).await?;
+    let work = tasks.into_iter().filter_map(|task| {
+        let id = task.id;
+        let starting = (task.phase == Phase::Queued).then(|| task.lane.clone());
+        match engine.held().entry(id) {
+            // This process still has a worker on it, whose lease ran out while the database was away: it goes first.
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(free) => free.insert(Held { version: task.version, starting }),
+        };
+        let worker = Arc::clone(engine);
+        Some(engine.tracker.spawn(async move {
+            // Let go of the task whatever happens, a panic included: then its lease runs out.
+            let _guard = LetGo { engine: Arc::clone(&worker), id };
+            drive::run(&worker, task).await;
+        }))
+    });
+    Ok(work.collect())
+}
+
+struct LetGo {
+    engine: Arc<Inner>,
+    id: TaskId,
+}
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        self.engine.held().remove(&self.id);
+        self.engine.store.changes().work_due();
+    }
+}
+
+/// How many more tasks each account may have at its provider.
+async fn open_lanes(engine: &Inner) -> Result<BTreeMap<String, usize>, StoreError> {
+    if engine.settings.hold_submissions {
+        return Ok(BTreeMap::new());
+    }
+    // In this order: a task that is being sent meanwhile is counted twice rather than not at all.
+    let starting = engine.starting();
+    let in_flight = engine.store.in_flight().await?;
+    let room = engine.lanes.iter().map(|(id, lane)| {
+        let sent = in_flight.get(id).copied().unwrap_or(0);
+        let used = usize::try_from(sent).unwrap_or(0) + starting.get(id).copied().unwrap_or(0);
+        (id.clone(), (lane.in_flight as usize).saturating_sub(used))
+    });
+    Ok(room.filter(|(_, room)| *room > 0).collect())
+}
+
+/// Waits until something may be due.
+async fn rest(engine: &Inner) {
+    let next = engine.store.next_wake().await.ok().flatten();
+    let pause =
+        next.map_or(FALLBACK, |at| at.since(engine.clock.now()).clamp(Duration::from_millis(5), FALLBACK));
+    tokio::select! {
+        () = engine.store.changes().work() => {}
+        () = tokio::time::sleep(pause) => {}
+        () = engine.stop.cancelled() => {}
+    }
+}
+
+/// Extends the leases of what this process is at work on, until it is stopped and holds nothing.
+pub(super) async fn renew(engine: Arc<Inner>) {
+    let pause = engine.settings.lease / 3;
+    let mut next = Instant::now() + pause;
+    loop {
+        if engine.stop.is_cancelled() {
+            if engine.held().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50).min(pause)).await;
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = engine.stop.cancelled() => {}
+            }
+        }
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + pause;
+        let held: Vec<_> = engine.held().iter().map(|(id, held)| (*id, held.version)).collect();
+        let until = engine.clock.now() + engine.settings.lease;
+        if !held.is_empty()
+            && let Err(error) = engine.store.renew(held, until).await
+        {
+            tracing::warn!(%error, "cannot extend leases");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Floor 2: translation to and from upstreams. An adapter turns a [`Job`] into the provider's request and the provider's
+//! answer into [`Progress`] or a [`ProviderError`]; it retries nothing, stores nothing, chooses nothing.
+//!
+//! One provider = one folder, its `mod` line, and its row in [`KINDS`].
+
+pub mod call;
+mod errors;
+mod imagepipeline;
+mod kind;
+mod piapi;
+pub mod sse;
+mod status;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+pub use call::{Account, Reply, Wire, WireBody};
+pub use errors::{Row, Rows};
+pub use kind::{Follow, Kind};
+
+use crate::domain::attempt::Verdict;
+use crate::domain::catalog::Route;
+use crate::domain::id::AttemptId;
+use crate::domain::image::{ImageKind, MediaType};
+use crate::domain::request::GenerateRequest;
+use crate::domain::task::ProviderWords;
+
+/// An adapter kind: what a `[providers.*]` block names as `kind`.
+pub struct KindEntry {
+    /// Its name.
+    pub name: &'static str,
+    /// The address taken when the block names none.
+    pub base_url: &'static str,
+    /// The header a key travels in when the block names none.
+    pub key_header: &'static str,
+    /// How many tasks may be at the provider at once when the block does not say.
+    pub in_flight: u32,
+    /// Makes the adapter for one configured account.
+    pub open: fn(Account, &Options) -> Result<Arc<dyn Provider>, OpenError>,
+}
+
+/// Every adapter kind.
+pub static KINDS: &[KindEntry] = &[piapi::FLUX, piapi::GPT_4O_IMAGE, imagepipeline::KIND];
+
+/// Settings only some kinds know.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Which of an API's generations to speak.
+    pub dialect: Option<String>,
+}
+
+/// An account that cannot be opened as configured.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
+
+/// One configured account at one upstream.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// What it offers.
+    fn routes(&self) -> &[Route];
+
+    /// How it is spoken to in time.
+    fn pace(&self) -> Pace;
+
+    /// The upstream request for a job: what `submit` sends and a dry run shows. Holds no key.
+    fn request(&self, job: &Job<'_>) -> Result<Wire, ProviderError>;
+
+    /// Makes the one paid call. `signals` carries what is known before the answer is complete.
+    async fn submit(&self, job: &Job<'_>, signals: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError>;
+
+    /// Asks what became of a submission; free of charge.
+    async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError>;
+
+    /// Asks the provider to stop; whether it agreed. By default it cannot.
+    async fn cancel(&self, _handle: &str) -> Result<bool, ProviderError> {
+        Ok(false)
+    }
+}
+
+/// How a provider is spoken to in time.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// From acceptance to the first poll.
+    pub poll_after: Duration,
+    /// The longest time between polls.
+    pub poll_max: Duration,
+    /// How long a submission of unknown outcome may yet turn up by a callback; zero when nothing can turn up.
+    pub reconcile: Duration,
+    /// Whether it can be asked to stop.
+    pub cancels: bool,
+}
+
+/// One submission, in the house's words.
+pub struct Job<'a> {
+    /// The attempt it is made for; planted upstream where there is room for it.
+    pub attempt: AttemptId,
+    /// The request as the route honours it.
+    pub request: &'a GenerateRequest,
+    /// The model's name at the provider.
+    pub provider_model: &'a str,
+    /// The offer's form: a task type, an endpoint.
+    pub form: &'a str,
+    /// Options of this provider alone.
+    pub options: Option<&'a Map<String, Value>>,
+    /// The request's input images in the order of [`GenerateRequest::inputs`], as this route takes them.
+    pub inputs: &'a Inputs,
+    /// Where the provider can ring, when it can.
+    pub callback: Option<&'a Callback>,
+    /// Past this moment the call is not begun: the right to make it may have passed to another worker.
+    pub not_after: Instant,
+}
+
+/// A job as it is asked about.
+pub struct Asked<'a> {
+    /// The provider's id for it.
+    pub handle: &'a str,
+    /// The request it was made from.
+    pub request: &'a GenerateRequest,
+}
+
+/// Input images as they travel to the provider.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// `images[]`
+    pub images: Vec<Input>,
+    /// `mask`
+    pub mask: Option<Input>,
+    /// `loras[].image`, one for each LoRA.
+    pub loras: Vec<Option<Input>>,
+    /// `controls[].image`, one for each control.
+    pub controls: Vec<Input>,
+}
+
+/// One input image.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The provider fetches it.
+    Url(String),
+    /// It is sent along.
+    Bytes {
+        /// Its type.
+        media_type: MediaType,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+}
+
+impl Input {
+    /// As one string: the address, or a `data:` URI.
+    pub fn as_text(&self) -> String {
+        match self {
+            Self::Url(url) => url.clone(),
+            Self::Bytes { media_type, bytes } => {
+                format!("data:{};base64,{}", media_type.as_str(), BASE64.encode(bytes))
+            }
+        }
+    }
+}
+
+/// Where a provider can ring.
+#[derive(Debug, Clone)]
+pub struct Callback {
+    /// The attempt's own address.
+    pub url: String,
+    /// A secret the provider repeats in a header, where it can.
+    pub secret: String,
+}
+
+/// What is known before a submission's answer is complete.
+#[derive(Debug)]
+pub enum Signal {
+    /// How far it is, 0 to 1.
+    Progress(f32),
+    /// The first link to a finished picture: worth keeping at once.
+    Image(String),
+}
+
+/// What a provider says of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// It is at work.
+    Pending(Pending),
+    /// It is done, and there are pictures.
+    Done(Done),
+    /// It says in so many words that it failed.
+    Failed(ProviderError),
+}
+
+/// A job a provider is at work on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pending {
+    /// The provider's id for it.
+    pub handle: String,
+    /// How far it is, 0 to 1.
+    pub progress: Option<f32>,
+}
+
+/// A job a provider has done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// The provider's id for it, when it has one.
+    pub handle: Option<String>,
+    /// The pictures; never empty.
+    pub images: Vec<Made>,
+    /// What it charged.
+    pub verdict: Verdict,
+}
+
+/// A picture a provider has made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// Where it is.
+    pub source: MadeSource,
+    /// What it shows.
+    pub kind: ImageKind,
+}
+
+/// Where a fresh picture is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MadeSource {
+    /// At an address.
+    Url(String),
+    /// In the answer itself.
+    Bytes(Bytes),
+}
+
+/// A provider's refusal or failure, judged.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{kind:?}: {detail}")]
+pub struct ProviderError {
+    /// What kind of trouble it is.
+    pub kind: Kind,
+    /// Whether it was charged, and how that is known.
+    pub verdict: Verdict,
+    /// What happened, in a sentence.
+    pub detail: String,
+    /// The provider's own words, redacted.
+    pub words: ProviderWords,
+    /// How long the provider asks to be left alone.
+    pub retry_after: Option<Duration>,
+    /// An id found in an otherwise broken answer.
+    pub handle: Option<String>,
+}
+
+impl ProviderError {
+    /// An error without words of the provider's.
+    pub fn new(kind: Kind, verdict: Verdict, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            verdict,
+            detail: detail.into(),
+            words: ProviderWords::default(),
+            retry_after: None,
+            handle: None,
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! PiAPI: Flux by asynchronous tasks, gpt-4o-image by chat completions. One catalogue for all of it.
+
+mod flux;
+mod gpt_4o_image;
+mod links;
+
+use super::KindEntry;
+
+const CATALOG: &str = include_str!("catalog.toml");
+
+/// Flux.
+pub(super) const FLUX: KindEntry = KindEntry {
+    name: "piapi_flux",
+    base_url: "https://api.piapi.ai",
+    key_header: "x-api-key",
+    // What free and basic plans were seen to allow.
+    in_flight: 2,
+    open: flux::open,
+};
+
+/// gpt-4o-image.
+pub(super) const GPT_4O_IMAGE: KindEntry = KindEntry {
+    name: "gpt_4o_image",
+    // Not behind the 120 s cut of the usual host (docs: piapi, How To Avoid Timeouts).
+    base_url: "https://proxy.piapi.ai",
+    key_header: "authorization",
+    in_flight: 8,
+    open: gpt_4o_image::open,
+};
