@@ -1,1 +1,237 @@
-fn main() {}
+//! The command line.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use easel::app::{App, Surroundings};
+use easel::blobs::BlobError;
+use easel::config::{Config, Problems};
+use easel::demo::Demo;
+use easel::domain::clock::{Clock, SystemClock};
+use easel::net::SystemLookup;
+use easel::simulator::{self, Simulator};
+use easel::store::{Exclusive, Store, StoreError};
+use easel::{api, server, telemetry};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code for what the operator must put right before a start can succeed (EX_CONFIG).
+const BAD_CONFIGURATION: u8 = 78;
+
+/// A gateway in front of paid image-generation providers: at most one paid submission, no lost picture, every change
+/// reported.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Refuse to start on a database that lacks migrations, instead of migrating it
+        #[arg(long)]
+        no_migrate: bool,
+    },
+    /// Run the gateway on simulated providers: no account, no key, no network, real PNGs
+    Demo {
+        /// Where to listen; loopback only
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        /// Where to keep the database, the pictures and the configuration the demo runs on
+        #[arg(long, default_value = "easel-demo")]
+        data_dir: PathBuf,
+    },
+    /// Run the simulated providers alone, for staging and tests
+    Simulate {
+        /// Where to listen
+        #[arg(long, default_value = "127.0.0.1:8090")]
+        listen: SocketAddr,
+        /// Where to write down every paid request that was received
+        #[arg(long)]
+        ledger: Option<PathBuf>,
+        /// Multiplies every generation time; 0 is at once
+        #[arg(long, default_value_t = 1.0)]
+        time_scale: f64,
+        /// The same seed gives the same pictures, ids and times
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Bring the database up to date
+    Migrate {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Read the configuration and list every problem at once
+    CheckConfig {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// Configuration file; `easel.toml` in the working directory when there is one
+    #[arg(long, env = "EASEL_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, Problems> {
+        let usual = Path::new("easel.toml");
+        let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
+        Config::load(file, &environment())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the environment enters here, and goes to the configuration alone")]
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+fn main() -> ExitCode {
+    let outcome = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime").and_then(|runtime| {
+        let outcome = runtime.block_on(run(Cli::parse().command));
+        // What is still running was told to stop; it is not waited for twice.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "easel: {error:#}");
+            if is_configuration(&error) { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Whether the operator must put something right before a start can succeed.
+fn is_configuration(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Problems>()
+            || cause.is::<Unstartable>()
+            || matches!(cause.downcast_ref(), Some(BlobError::Open { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(StoreError::Open { .. } | StoreError::InUse(_) | StoreError::NeedsMigration(_))
+            )
+    })
+}
+
+/// A start that cannot succeed as configured.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unstartable(String);
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve { config, no_migrate } => {
+            let config = config.load()?;
+            telemetry::start(&config.log).map_err(Unstartable)?;
+            let listener = bind(config.server.listen).await?;
+            serve(&config, listener, !no_migrate, |_| Ok(())).await
+        }
+        Command::Demo { listen, data_dir } => demo(listen, &data_dir).await,
+        Command::Simulate { listen, ledger, time_scale, seed } => {
+            let listener = bind(listen).await?;
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+            let options = simulator::Options { clock, ledger, time_scale, seed, public_url: None };
+            let simulator = Simulator::start(listener, options).await?;
+            say(&format!("Simulated providers at {}\n", simulator.url()))?;
+            stop_signal().await?;
+            simulator.stop().await;
+            Ok(())
+        }
+        Command::Migrate { config } => {
+            let config = config.load()?;
+            let store = Store::open(&config.store.url, Exclusive::No, true, Arc::new(SystemClock::start())).await?;
+            store.close().await;
+            say("The database is up to date.\n")
+        }
+        Command::CheckConfig { config } => {
+            let config = config.load()?;
+            let on: Vec<_> = config.active_providers().map(|(id, _)| id.as_str()).collect();
+            say(&format!("The configuration is good. Providers that are on: {}\n", on.join(", ")))
+        }
+        Command::Openapi => say(&format!("{}\n", serde_json::to_string_pretty(&api::openapi())?)),
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| Unstartable(format!("cannot listen on {address}: {error}")).into())
+}
+
+/// Serves until told to stop, then finishes what is paid for. A second signal drops the rest: leases and the store make
+/// that safe.
+async fn serve(
+    config: &Config,
+    listener: TcpListener,
+    migrate: bool,
+    ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    let around = Surroundings { clock: Arc::new(SystemClock::start()), lookup: Arc::new(SystemLookup), migrate };
+    let app = App::open(config, address, around).await?;
+    app.engine.start();
+    let stop = CancellationToken::new();
+    let serving = server::serve(listener, app.router.clone(), stop.clone());
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "easel is serving");
+    ready(address)?;
+    let stopping = async {
+        stop_signal().await?;
+        tracing::info!("stopping: finishing what is paid for; a second signal stops at once");
+        app.closing().cancel();
+        stop.cancel();
+        anyhow::Ok(())
+    };
+    let (stopped, ()) = tokio::join!(stopping, serving);
+    stopped?;
+    tokio::select! {
+        finished = app.close() => if finished { tracing::info!("stopped") } else { tracing::warn!("stopped with work under way") },
+        again = stop_signal() => { again?; tracing::warn!("stopped at once; work under way is taken up at the next start") }
+    }
+    Ok(())
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn demo(listen: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
+    if !listen.ip().is_loopback() {
+        return Err(Unstartable(format!("the demo asks nobody for a key, so it listens on loopback only, not on {listen}")).into());
+    }
+    let listener = bind(listen).await?;
+    let demo = Demo::start(listener.local_addr()?, data_dir).await?;
+    telemetry::start(&demo.config.log).map_err(Unstartable)?;
+    serve(&demo.config, listener, true, |address| say(&Demo::greeting(address, data_dir))).await?;
+    demo.stop().await;
+    Ok(())
+}

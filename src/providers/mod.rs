@@ -42,6 +42,8 @@ pub struct KindEntry {
     pub key_header: &'static str,
     /// How many tasks may be at the provider at once when the block does not say.
     pub in_flight: u32,
+    /// Its `catalog.toml`.
+    pub catalog: &'static str,
     /// Makes the adapter for one configured account.
     pub open: fn(Account, &Options) -> Result<Arc<dyn Provider>, OpenError>,
 }

@@ -28,6 +28,7 @@ pub(super) const KIND: KindEntry = KindEntry {
     base_url: "https://api.imagepipeline.io",
     key_header: "api-key",
     in_flight: 2,
+    catalog: CATALOG,
     open,
 };
 

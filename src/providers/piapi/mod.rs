@@ -15,6 +15,7 @@ pub(super) const FLUX: KindEntry = KindEntry {
     key_header: "x-api-key",
     // What free and basic plans were seen to allow.
     in_flight: 2,
+    catalog: CATALOG,
     open: flux::open,
 };
 
@@ -25,5 +26,6 @@ pub(super) const GPT_4O_IMAGE: KindEntry = KindEntry {
     base_url: "https://proxy.piapi.ai",
     key_header: "authorization",
     in_flight: 8,
+    catalog: CATALOG,
     open: gpt_4o_image::open,
 };

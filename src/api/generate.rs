@@ -1,0 +1,179 @@
+//! `POST /generate`: takes a request in and answers with its task, at once or when it has ended. `POST /generate/dry-run`
+//! says what would become of the same body.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, HeaderValue, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::json::StrictJson;
+use super::problem::{ApiError, Common, WithBody};
+use super::{Api, wait};
+use crate::domain::code::Code;
+use crate::domain::fit::{Adjustment, effective};
+use crate::domain::money::Usd;
+use crate::domain::request::{GenerateRequest, Operation};
+use crate::domain::task::RouteTaken;
+use crate::domain::validate::FieldError;
+use crate::domain::view::{TaskView, view};
+use crate::engine::{Caller, Refusal};
+
+/// Create a task
+///
+/// Answers 202 once the task is stored durably; from then on it reaches exactly one end, whatever becomes of this
+/// connection. With `Prefer: wait=N` the answer waits up to N seconds (1 to 60) and is 200 when the task has ended.
+/// Send an `Idempotency-Key` to be able to ask again safely: the same key with the same body is the same task.
+#[utoipa::path(
+    post, path = "/generate", tag = "Generate",
+    request_body = GenerateRequest,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, unique within the tenant"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the end", example = "wait=30"),
+    ),
+    responses(
+        (status = 200, description = "The task has ended within the wait, or was there already and has ended", body = TaskView),
+        (status = 202, description = "The task is stored", body = TaskView),
+        WithBody, Common,
+    )
+)]
+pub(super) async fn generate(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    StrictJson(request): StrictJson<GenerateRequest>,
+) -> Result<Response, ApiError> {
+    let key = idempotency_key(&headers)?;
+    check(&request)?;
+    let accepted = api.engine.accept(caller, request, key).await?;
+    let mut task = accepted.task;
+    let patience = wait::preferred(&headers);
+    if let Some(seconds) = patience {
+        task = api.wait(task, Duration::from_secs(seconds)).await?;
+    }
+    let ended = task.phase.terminal();
+    let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let (location, body) = (format!("/tasks/{}", task.id), api.view(&task).await?);
+    let mut response = (status, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(LOCATION, location);
+    }
+    if !ended {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    }
+    if accepted.replayed {
+        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    if let Some(applied) = patience.and_then(|seconds| HeaderValue::from_str(&format!("wait={seconds}")).ok()) {
+        headers.insert("preference-applied", applied);
+    }
+    Ok(response)
+}
+
+/// What would become of a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DryRun {
+    /// The model that would serve it.
+    model: String,
+    /// The kind of work it is.
+    operation: Operation,
+    /// The route it would take.
+    route: RouteTaken,
+    /// The parameters as that route honours them.
+    #[schema(value_type = Object)]
+    effective: Value,
+    /// What would not be honoured as asked.
+    adjustments: Vec<Adjustment>,
+    /// How many upstream calls it takes.
+    calls: u32,
+    /// What it would cost; `null` when no price is known.
+    estimated_usd: Option<Usd>,
+    /// Routes that would be tried next.
+    fallbacks: Vec<RouteTaken>,
+    /// Routes that cannot serve it, with their reasons.
+    rejected: Vec<RejectedRoute>,
+}
+
+/// A route that cannot serve a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RejectedRoute {
+    /// Provider id.
+    provider: String,
+    /// The model's name there.
+    provider_model: String,
+    /// The code that fits.
+    code: Code,
+    /// Every reason.
+    reasons: Vec<FieldError>,
+}
+
+/// Try a request without sending it
+///
+/// Validates, routes and prices the body of `POST /generate`. Nothing is stored, nothing is sent.
+#[utoipa::path(
+    post, path = "/generate/dry-run", tag = "Generate",
+    request_body = GenerateRequest,
+    responses((status = 200, description = "What would become of it", body = DryRun), WithBody, Common)
+)]
+pub(super) async fn dry_run(
+    State(api): State<Api>,
+    StrictJson(request): StrictJson<GenerateRequest>,
+) -> Result<Json<DryRun>, ApiError> {
+    check(&request)?;
+    let plan = api.engine.plan(&request).map_err(Refusal::NoRoute)?;
+    let mut planned = plan.planned.into_iter();
+    let Some(first) = planned.next() else { return Err(ApiError::not_found()) };
+    Ok(Json(DryRun {
+        model: first.model,
+        operation: first.operation,
+        route: first.taken,
+        effective: effective(&first.request),
+        adjustments: first.adjustments,
+        calls: first.calls,
+        estimated_usd: first.price,
+        fallbacks: planned.map(|one| one.taken).collect(),
+        rejected: plan
+            .rejected
+            .into_iter()
+            .map(|route| RejectedRoute {
+                provider: route.provider,
+                provider_model: route.provider_model,
+                code: route.code,
+                reasons: route.reasons,
+            })
+            .collect(),
+    }))
+}
+
+/// Whether the request is well-formed for anybody.
+fn check(request: &GenerateRequest) -> Result<(), ApiError> {
+    let faults = request.validate();
+    if faults.is_empty() { Ok(()) } else { Err(ApiError::fields(Code::ValidationFailed, faults)) }
+}
+
+/// The request's one idempotency key, if it has one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let text = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
+    match (text, keys.next()) {
+        (Some(key), None) => Ok(Some(key.to_owned())),
+        _ => Err(ApiError::new(Code::InvalidRequest, "Idempotency-Key: one header of 1 to 255 visible ASCII characters")),
+    }
+}
+
+impl Api {
+    /// The task with its pictures, as callers see it.
+    pub(super) async fn view(&self, task: &crate::domain::task::Task) -> Result<TaskView, ApiError> {
+        // Pictures are written with the task's end: before it there are none to look for.
+        let images = if task.phase.terminal() { self.store.images(task.id).await? } else { Vec::new() };
+        Ok(view(task, &images, &self.links, self.clock.now()))
+    }
+}

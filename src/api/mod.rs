@@ -1,0 +1,98 @@
+//! Floor 4: HTTP in. One file per resource, each with its request, its answer, its documentation and its handler;
+//! `routes!` mounts and documents in one line. Every path needs a key but the few that `auth.rs` names.
+
+mod attempts;
+mod auth;
+mod cancel;
+mod docs;
+mod generate;
+mod health;
+mod image;
+mod json;
+mod models;
+mod problem;
+mod providers;
+mod request_id;
+mod task;
+mod tasks;
+mod wait;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::middleware;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use auth::{Key, Keys, Role};
+
+use crate::blobs::Blobs;
+use crate::domain::clock::Clock;
+use crate::domain::link::Links;
+use crate::engine::Engine;
+use crate::store::Store;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct Api {
+    /// Takes tasks in.
+    pub engine: Engine,
+    /// Reads rows.
+    pub store: Store,
+    /// Reads pictures.
+    pub blobs: Blobs,
+    /// Makes addresses.
+    pub links: Links,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Who may come in.
+    pub keys: Keys,
+    /// Cancelled when the process is to stop: waiting callers are answered with what there is.
+    pub closing: CancellationToken,
+}
+
+impl FromRef<Api> for Keys {
+    fn from_ref(api: &Api) -> Self {
+        api.keys.clone()
+    }
+}
+
+/// Every documented endpoint.
+fn documented() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(docs::about())
+        .routes(routes!(generate::generate))
+        .routes(routes!(generate::dry_run))
+        .routes(routes!(tasks::list_tasks))
+        .routes(routes!(task::get_task))
+        .routes(routes!(cancel::cancel_task))
+        .routes(routes!(attempts::list_attempts))
+        .routes(routes!(image::get_image))
+        .routes(routes!(models::list_models))
+        .routes(routes!(models::get_model))
+        .routes(routes!(providers::list_providers))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+}
+
+/// The OpenAPI document.
+pub fn openapi() -> OpenApi {
+    let (_, document) = documented().split_for_parts();
+    document
+}
+
+/// The whole HTTP interface.
+pub fn router(api: Api) -> Router {
+    let (router, document) = documented().split_for_parts();
+    router
+        .merge(docs::pages(document))
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(middleware::from_fn_with_state(api.keys.clone(), auth::authenticate))
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(request_id::identify))
+        .with_state(api)
+}

@@ -1,0 +1,66 @@
+//! `GET /tasks/{id}`: one task, now or once it has ended.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::Api;
+use super::json::StrictQuery;
+use super::problem::{ApiError, Common};
+use super::wait::MAX_WAIT_S;
+use crate::domain::code::Code;
+use crate::domain::task::Task;
+use crate::domain::view::TaskView;
+use crate::engine::Caller;
+
+/// How long to wait for the end.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    /// Seconds, 1 to 60: answer when the task has ended, or after this time.
+    #[param(minimum = 1, maximum = 60)]
+    wait: Option<u64>,
+}
+
+/// Read a task
+///
+/// Answers 200 for every task of this tenant, whatever became of it: the HTTP status speaks of this request, `status` of
+/// the generation. Picture URLs are signed anew with every answer.
+#[utoipa::path(
+    get, path = "/tasks/{id}", tag = "Tasks",
+    params(("id" = String, Path, description = "The task's id"), Wait),
+    responses((status = 200, description = "The task", body = TaskView), Common)
+)]
+pub(super) async fn get_task(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    StrictQuery(query): StrictQuery<Wait>,
+) -> Result<Response, ApiError> {
+    let mut task = api.task_of(&caller, &id).await?;
+    match query.wait {
+        Some(seconds @ 1..=MAX_WAIT_S) => task = api.wait(task, Duration::from_secs(seconds)).await?,
+        Some(_) => return Err(ApiError::new(Code::InvalidRequest, format!("wait: must be from 1 to {MAX_WAIT_S}"))),
+        None => {}
+    }
+    let mut response = Json(api.view(&task).await?).into_response();
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if !task.phase.terminal() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    }
+    Ok(response)
+}
+
+impl Api {
+    /// A task of the caller's tenant; what is malformed, unknown or another's is not found, all alike.
+    pub(super) async fn task_of(&self, caller: &Caller, id: &str) -> Result<Task, ApiError> {
+        let id = id.parse().map_err(|_| ApiError::not_found())?;
+        let task = self.store.task(id).await?.filter(|task| task.tenant == caller.tenant);
+        task.ok_or_else(ApiError::not_found)
+    }
+}

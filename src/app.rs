@@ -1,0 +1,185 @@
+//! The composition root: configuration → store, pictures, providers, engine, HTTP. The only place that knows who is who.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use http::HeaderName;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::api::{Api, Key, Keys};
+use crate::blobs::Blobs;
+use crate::config::{AuthMode, Config, Provider as ProviderConfig};
+use crate::domain::catalog::Price;
+use crate::domain::clock::Clock;
+use crate::domain::link::Links;
+use crate::domain::secret::token;
+use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Parts, Settings};
+use crate::net::{Lookup, Net, Policy};
+use crate::providers::{Account, KINDS, KindEntry, Options, Rows};
+use crate::store::{Exclusive, Store};
+
+/// A gateway, put together and not yet moving.
+pub struct App {
+    /// Its HTTP interface.
+    pub router: Router,
+    /// Its engine.
+    pub engine: Engine,
+    /// Its database.
+    pub store: Store,
+    closing: CancellationToken,
+    drain: Duration,
+}
+
+/// What differs between a real gateway and one under test.
+pub struct Surroundings {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Names.
+    pub lookup: Arc<dyn Lookup>,
+    /// Whether the store may be migrated.
+    pub migrate: bool,
+}
+
+impl App {
+    /// Puts a gateway together that will be reached at `address`.
+    pub async fn open(config: &Config, address: SocketAddr, around: Surroundings) -> anyhow::Result<Self> {
+        let clock = around.clock;
+        let store = Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
+        if config.store.url.starts_with("sqlite:") {
+            store.wake_all().await?;
+        }
+        let blobs = Blobs::open(&config.blobs.url).await?;
+        let policy = Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
+        let net = Net::open(policy, around.lookup, extra_roots(config)?)?;
+        let (catalog, lanes) = open_providers(config, &net)?;
+        let settings = Settings {
+            lease: seconds(config.engine.lease_s),
+            hold_submissions: config.engine.hold_submissions,
+            deadline: seconds(config.engine.deadline_s),
+            concurrency: config.engine.concurrency,
+        };
+        let signing = store.setting("link_key", token()).await?;
+        let links = Links::new(&base_url(config, address), signing.into_bytes(), seconds(config.blobs.link_s));
+        let keys = open_keys(config, &store).await?;
+        let parts = Parts { store: store.clone(), blobs: blobs.clone(), net, clock: Arc::clone(&clock), catalog, lanes, settings };
+        let engine = Engine::new(parts);
+        let closing = CancellationToken::new();
+        let api = Api { engine: engine.clone(), store: store.clone(), blobs, links, clock, keys, closing: closing.clone() };
+        let router = crate::api::router(api);
+        Ok(Self { router, engine, store, closing, drain: seconds(config.engine.drain_s) })
+    }
+
+    /// Cancelled when the gateway is to stop.
+    pub fn closing(&self) -> CancellationToken {
+        self.closing.clone()
+    }
+
+    /// Finishes what is paid for and closes the store; whether all of it could be finished in time.
+    pub async fn close(&self) -> bool {
+        self.closing.cancel();
+        let finished = self.engine.stop(self.drain).await;
+        self.store.close().await;
+        finished
+    }
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
+}
+
+/// How callers reach us: as configured, else at the address listened on when that is one address.
+fn base_url(config: &Config, address: SocketAddr) -> String {
+    if !config.server.public_url.is_empty() {
+        return config.server.public_url.clone();
+    }
+    if address.ip().is_unspecified() { String::new() } else { format!("http://{address}") }
+}
+
+fn extra_roots(config: &Config) -> anyhow::Result<Vec<Vec<u8>>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let path = &config.net.extra_ca_file;
+    if path.as_os_str().is_empty() {
+        return Ok(Vec::new());
+    }
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = certificates.with_context(|| format!("net.extra_ca_file: {}", path.display()))?;
+    Ok(certificates.into_iter().map(|certificate| certificate.to_vec()).collect())
+}
+
+fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeMap<String, Lane>)> {
+    let mut catalog = Catalog { default_models: config.routing.default_models.clone(), ..Catalog::default() };
+    let mut lanes = BTreeMap::new();
+    for (id, settings) in &config.providers {
+        let kind = KINDS.iter().find(|kind| kind.name == settings.kind).context("unknown kind")?;
+        let account = account(id, settings, kind, net).with_context(|| format!("providers.{id}"))?;
+        let options = Options { dialect: settings.dialect.clone() };
+        let provider = (kind.open)(account, &options).with_context(|| format!("providers.{id}"))?;
+        if settings.api_key.get().is_none() {
+            tracing::info!(provider.id = id, "provider is off: no api_key ({})", settings.api_key.origin());
+            catalog.dormant.extend(provider.routes().iter().map(|route| route.model.clone()));
+            continue;
+        }
+        for route in provider.routes() {
+            let mut route = route.clone();
+            if let Some(price) = settings.prices.get(&route.provider_model) {
+                let no_image = route.price.as_ref().and_then(|price| price.no_image);
+                route.price = Some(Price { per_image: Some(*price), per_call: None, grades: Vec::new(), no_image });
+            }
+            catalog.entries.push(Entry { provider: id.clone(), route });
+        }
+        lanes.insert(id.clone(), Lane { provider, in_flight: settings.in_flight.unwrap_or(kind.in_flight) });
+    }
+    for (name, fields) in &config.models {
+        let mut defaults = fields.clone();
+        let model = defaults.remove("model").and_then(|model| model.as_str().map(str::to_owned)).unwrap_or_default();
+        catalog.aliases.insert(name.clone(), Alias { model, defaults });
+    }
+    for model in &catalog.default_models {
+        if !catalog.knows(model) {
+            tracing::warn!(model, "routing.default_models names a model that no configured provider offers");
+        }
+    }
+    Ok((catalog, lanes))
+}
+
+fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> anyhow::Result<Account> {
+    let header = settings.api_key_header.as_deref().unwrap_or(kind.key_header);
+    let poll = |seconds: Option<f64>| seconds.map(Duration::from_secs_f64);
+    Ok(Account {
+        id: id.to_owned(),
+        base: Url::parse(settings.base_url.as_deref().unwrap_or(kind.base_url))?,
+        key: SecretString::from(settings.api_key.get().unwrap_or_default()),
+        key_header: HeaderName::try_from(header)?,
+        timeout: seconds(settings.timeout_s.unwrap_or(130)),
+        poll_after: poll(settings.poll_after_s),
+        poll_max: poll(settings.poll_max_s),
+        net: net.clone(),
+        rows: Rows::read(kind.catalog, kind.name)?,
+    })
+}
+
+async fn open_keys(config: &Config, store: &Store) -> anyhow::Result<Keys> {
+    if config.auth.mode == AuthMode::None {
+        tracing::warn!("auth.mode is \"none\": nobody is asked for a key");
+        return Ok(Keys::none());
+    }
+    let pepper = match config.auth.pepper.get() {
+        Some(pepper) => pepper.to_owned(),
+        None => store.setting("pepper", token()).await?,
+    };
+    if config.auth.keys.is_empty() {
+        tracing::warn!("no [[auth.keys]] are configured: every request will be refused");
+    }
+    let keys = config.auth.keys.iter().map(|key| {
+        let known = Key { name: key.name.clone(), tenant: key.tenant.clone(), role: key.role };
+        (key.key.get().unwrap_or_default().to_owned(), known)
+    });
+    Ok(Keys::of(pepper.as_bytes(), keys))
+}

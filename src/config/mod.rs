@@ -1,0 +1,362 @@
+//! The configuration: defaults ← file ← environment, checked as a whole so that one start tells every problem. The only
+//! room that reads the environment.
+
+mod layers;
+mod secret;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use url::Url;
+
+pub use secret::Secret;
+
+use crate::api::Role;
+use crate::domain::money::Usd;
+use crate::domain::request::GenerateRequest;
+use crate::providers::KINDS;
+
+/// The documented defaults, compiled in.
+pub const DEFAULTS: &str = include_str!("../../config.example.toml");
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Config {
+    pub server: Server,
+    pub auth: Auth,
+    pub store: Store,
+    pub blobs: Blobs,
+    pub net: Net,
+    pub engine: Engine,
+    pub routing: Routing,
+    pub log: Log,
+    #[serde(default)]
+    pub models: BTreeMap<String, Map<String, Value>>,
+    #[serde(default)]
+    pub providers: IndexMap<String, Provider>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub public_url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Auth {
+    pub mode: AuthMode,
+    pub allow_insecure: bool,
+    #[serde(default)]
+    pub pepper: Secret,
+    #[serde(default)]
+    pub keys: Vec<StaticKey>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub enum AuthMode {
+    Keys,
+    None,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct StaticKey {
+    pub name: String,
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    pub key: Secret,
+    #[serde(default)]
+    pub role: Role,
+}
+
+fn default_tenant() -> String {
+    "default".to_owned()
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Store {
+    pub url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Blobs {
+    pub url: String,
+    pub link_s: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Net {
+    pub allow_private: Vec<IpNet>,
+    pub allow_http: bool,
+    pub extra_ca_file: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Engine {
+    pub hold_submissions: bool,
+    pub lease_s: u32,
+    pub drain_s: u32,
+    pub deadline_s: u32,
+    pub concurrency: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Routing {
+    pub default_models: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// One provider account.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Provider {
+    pub kind: String,
+    pub base_url: Option<String>,
+    #[serde(default)]
+    pub api_key: Secret,
+    pub api_key_header: Option<String>,
+    pub in_flight: Option<u32>,
+    pub timeout_s: Option<u32>,
+    pub poll_after_s: Option<f64>,
+    pub poll_max_s: Option<f64>,
+    pub dialect: Option<String>,
+    /// Dollars per picture by the provider's model name; wins over the catalogue.
+    #[serde(default)]
+    pub prices: BTreeMap<String, Usd>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has {} problem(s):\n{}", .0.len(), .0.iter().map(|one| format!("  - {one}")).collect::<Vec<_>>().join("\n"))]
+pub struct Problems(pub Vec<String>);
+
+impl Config {
+    /// Reads defaults, file and environment; every problem at once.
+    pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let document = layers::merge(DEFAULTS, file, environment, &mut problems);
+        let config: Option<Self> = layers::read(document, DEFAULTS, &mut problems);
+        let Some(mut config) = config else { return Err(Problems(problems)) };
+        config.resolve(environment, &mut problems);
+        config.check(&mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    /// Providers that have a key, in the order they are tried.
+    pub fn active_providers(&self) -> impl Iterator<Item = (&String, &Provider)> {
+        self.providers.iter().filter(|(_, provider)| provider.api_key.get().is_some())
+    }
+
+    fn resolve(&mut self, environment: &BTreeMap<String, String>, problems: &mut Vec<String>) {
+        let mut resolve = |name: String, secret: &mut Secret| {
+            if let Err(problem) = secret.resolve(environment) {
+                problems.push(format!("{name}: {problem}"));
+            }
+        };
+        resolve("auth.pepper".into(), &mut self.auth.pepper);
+        for key in &mut self.auth.keys {
+            resolve(format!("auth.keys {:?}", key.name), &mut key.key);
+        }
+        for (id, provider) in &mut self.providers {
+            resolve(format!("providers.{id}.api_key"), &mut provider.api_key);
+        }
+    }
+
+    fn check(&self, problems: &mut Vec<String>) {
+        let mut wrong = |problem: String| problems.push(problem);
+        let http = |text: &str| Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if !self.server.public_url.is_empty() && !http(&self.server.public_url) {
+            wrong(format!("server.public_url: {:?} is not an http address", self.server.public_url));
+        }
+        let reachable = !self.server.listen.ip().is_loopback();
+        if self.auth.mode == AuthMode::None && reachable && !self.auth.allow_insecure {
+            wrong(format!(
+                "auth.mode: \"none\" on {} would let everybody in; set auth.allow_insecure = true if that is meant",
+                self.server.listen
+            ));
+        }
+        for key in &self.auth.keys {
+            match key.key.get() {
+                None => wrong(format!("auth.keys {:?}: the key is not set", key.name)),
+                Some(text) if text.len() < 16 => wrong(format!("auth.keys {:?}: shorter than 16 characters", key.name)),
+                Some(_) => {}
+            }
+        }
+        let lengths = [
+            ("engine.lease_s", u64::from(self.engine.lease_s), 5),
+            ("engine.deadline_s", u64::from(self.engine.deadline_s), 1),
+            ("engine.concurrency", self.engine.concurrency as u64, 1),
+            ("blobs.link_s", u64::from(self.blobs.link_s), 1),
+        ];
+        for (name, value, least) in lengths {
+            if value < least {
+                wrong(format!("{name}: must be at least {least}"));
+            }
+        }
+        for (id, provider) in &self.providers {
+            provider.check(id, &mut wrong);
+        }
+        if self.active_providers().next().is_none() {
+            let unset: Vec<String> = self.providers.iter().map(|(id, one)| format!("{id} ({})", one.api_key.origin())).collect();
+            wrong(format!("providers: none is on, because none has an api_key; set one of: {}", unset.join(", ")));
+        }
+        for (name, fields) in &self.models {
+            check_alias(name, fields, &mut wrong);
+        }
+    }
+}
+
+impl Provider {
+    fn check(&self, id: &str, wrong: &mut impl FnMut(String)) {
+        if !KINDS.iter().any(|kind| kind.name == self.kind) {
+            let known: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+            wrong(format!("providers.{id}.kind: {:?} is not known; expected one of {}", self.kind, known.join(", ")));
+        }
+        if id.contains('/') || id.is_empty() {
+            wrong(format!("providers.{id}: an id must not be empty or contain '/'"));
+        }
+        if let Some(base) = &self.base_url
+            && !Url::parse(base).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        {
+            wrong(format!("providers.{id}.base_url: {base:?} is not an http address"));
+        }
+        if self.in_flight == Some(0) {
+            wrong(format!("providers.{id}.in_flight: must be at least 1"));
+        }
+        for (name, seconds) in [("poll_after_s", self.poll_after_s), ("poll_max_s", self.poll_max_s)] {
+            if seconds.is_some_and(|seconds| !(0.05..=3600.0).contains(&seconds)) {
+                wrong(format!("providers.{id}.{name}: must be from 0.05 to 3600"));
+            }
+        }
+        if let Some(header) = &self.api_key_header
+            && http::HeaderName::try_from(header.as_str()).is_err()
+        {
+            wrong(format!("providers.{id}.api_key_header: {header:?} is not a header name"));
+        }
+        if self.api_key.get().is_some_and(|key| http::HeaderValue::from_str(key).is_err()) {
+            wrong(format!("providers.{id}.api_key: holds characters that no header can carry"));
+        }
+    }
+}
+
+/// An alias must name a model, and its other fields must be a request's.
+fn check_alias(name: &str, fields: &Map<String, Value>, wrong: &mut impl FnMut(String)) {
+    if !fields.get("model").is_some_and(Value::is_string) {
+        wrong(format!("models.{name}.model: must name the model it stands for"));
+        return;
+    }
+    let mut request = fields.clone();
+    request.insert("prompt".into(), "x".into());
+    match serde_json::from_value::<GenerateRequest>(request.into()) {
+        Ok(request) => {
+            for fault in request.validate() {
+                wrong(format!("models.{name}{}: {}", fault.pointer.replace('/', "."), fault.detail));
+            }
+        }
+        Err(error) => wrong(format!("models.{name}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("easel.toml");
+        std::fs::write(&file, text).unwrap();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::load(Some(&file), &environment).map_err(|problems| problems.0)
+    }
+
+    const KEY: (&str, &str) = ("PIAPI_API_KEY", "secret-key");
+
+    #[test]
+    fn the_example_is_the_default_and_every_kind_has_a_block_in_it() {
+        let config = Config::load(None, &[(KEY.0.to_owned(), KEY.1.to_owned())].into()).unwrap();
+        assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+        for kind in KINDS {
+            assert!(config.providers.values().any(|provider| provider.kind == kind.name), "{}", kind.name);
+        }
+        let on: Vec<_> = config.active_providers().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(on, ["piapi_flux", "gpt_4o_image"]);
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
+        let config = load(
+            "[server]\nlisten = '127.0.0.1:1'\n[engine]\nlease_s = 60",
+            &[KEY, ("EASEL__SERVER__LISTEN", "127.0.0.1:2"), ("EASEL__ENGINE__HOLD_SUBMISSIONS", "true")],
+        )
+        .unwrap();
+        assert_eq!(config.server.listen.port(), 2);
+        assert_eq!((config.engine.lease_s, config.engine.hold_submissions), (60, true));
+    }
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let problems = load(
+            "[server]\nlisten = 'nowhere'\npublic_url = 'ftp://x'\nport = 1\n[engine]\nlease_s = 'long'\nconcurrency = 0\n\
+             [nonsense]\na = 1\n[providers.x]\nkind = 'y'\napi_key = 'k'\nin_flight = 0\n[models.z]\nsteps = 3",
+            &[],
+        )
+        .unwrap_err();
+        for expected in [
+            "server.listen", "server.public_url", "server.port: unknown key", "engine.lease_s", "engine.concurrency",
+            "nonsense: unknown key", "providers.x.kind", "providers.x.in_flight", "models.z.model",
+        ] {
+            assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{expected}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 9, "{problems:#?}");
+    }
+
+    #[test]
+    fn no_provider_on_is_a_problem_that_says_what_to_set() {
+        let problems = load("", &[]).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("PIAPI_API_KEY"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn an_open_door_must_be_meant() {
+        let open = "[auth]\nmode = 'none'\n[server]\nlisten = '0.0.0.0:80'";
+        assert!(load(open, &[KEY]).unwrap_err()[0].starts_with("auth.mode"));
+        let meant = open.replace("[auth]", "[auth]\nallow_insecure = true");
+        assert!(load(&meant, &[KEY]).is_ok());
+    }
+
+    #[test]
+    fn secrets_never_show() {
+        let config = load("[providers.a]\nkind = 'piapi_flux'\napi_key = 'very-secret'", &[]).unwrap();
+        assert!(!format!("{config:?}").contains("very-secret"));
+    }
+}
