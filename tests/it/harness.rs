@@ -1,0 +1,238 @@
+//! A gateway on a free port with a database of its own, the simulator behind it and a clock that tests move by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use easel::app::{App, Surroundings};
+use easel::config::Config;
+use easel::domain::clock::{Clock, Millis, SystemClock, TestClock};
+use easel::net::SystemLookup;
+use easel::simulator::{Options, Simulator};
+use reqwest::{Method, StatusCode, header};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A key that opens every test gateway.
+pub const KEY: &str = "easel_test_0123456789abcdef";
+/// The key of another tenant.
+pub const OTHER_KEY: &str = "easel_other_0123456789abcdef";
+
+/// Which database a test runs on.
+#[derive(Debug, Clone, Copy)]
+pub enum Db {
+    Sqlite,
+    Postgres,
+}
+
+/// A gateway under test.
+pub struct Gateway {
+    pub url: String,
+    pub clock: Arc<TestClock>,
+    pub simulator: Simulator,
+    pub app: App,
+    pub folder: TempDir,
+    http: reqwest::Client,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// An answer, read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: header::HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+impl Gateway {
+    /// A gateway whose loops stand still: the test moves its clock and its engine.
+    pub async fn start(db: Db) -> Self {
+        Self::configured(db, "").await
+    }
+
+    /// The same, with more configuration.
+    pub async fn configured(db: Db, more: &str) -> Self {
+        let clock = Arc::new(TestClock::at(Millis(1_790_000_000_000)));
+        let gateway = Self::with_clock(db, more, Arc::clone(&clock), Arc::clone(&clock) as Arc<dyn Clock>).await;
+        gateway
+    }
+
+    /// A gateway that runs by itself in real time, on upstreams that are done at once.
+    pub async fn live(db: Db) -> Self {
+        let idle = Arc::new(TestClock::at(Millis(0)));
+        let gateway = Self::with_clock(db, "", idle, Arc::new(SystemClock::start())).await;
+        gateway.app.engine.start();
+        gateway
+    }
+
+    async fn with_clock(db: Db, more: &str, test_clock: Arc<TestClock>, clock: Arc<dyn Clock>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options =
+            Options { clock: Arc::clone(&clock), ledger: None, time_scale: 0.0, seed: 1, public_url: None };
+        let simulator = Simulator::start(listen().await, options).await.unwrap();
+        let listener = listen().await;
+        let address = listener.local_addr().unwrap();
+        let file = folder.path().join("easel.toml");
+        let text = configuration(&store_url(db, &folder).await, &simulator.url(), &folder, more);
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(Some(&file), &BTreeMap::new()).unwrap();
+        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), migrate: true };
+        let app = App::open(&config, address, around).await.unwrap();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(easel::server::serve(listener, app.router.clone(), stop.clone()));
+        let url = format!("http://{address}");
+        Self { url, clock: test_clock, simulator, app, folder, http: client(), stop, tasks }
+    }
+
+    /// Sends a request with the usual key.
+    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if !headers.iter().any(|(name, _)| matches!(*name, "authorization" | "x-api-key")) {
+            request = request.header("authorization", format!("Bearer {KEY}"));
+        }
+        if let Some(body) = body {
+            request = request.body(body.to_owned());
+            if !headers.iter().any(|(name, _)| *name == "content-type") {
+                request = request.header("content-type", "application/json");
+            }
+        }
+        for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer { status, headers, bytes: response.bytes().await.unwrap().to_vec() }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send(Method::POST, path, &[], Some(body)).await
+    }
+
+    /// Asks for pictures and expects the task to be taken in.
+    pub async fn generate(&self, body: &str) -> Value {
+        let answer = self.post("/generate", body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.json());
+        answer.json()
+    }
+
+    /// The task.
+    pub async fn task(&self, id: &str) -> Value {
+        let answer = self.get(&format!("/tasks/{id}")).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        answer.json()
+    }
+
+    /// The task's attempts.
+    pub async fn attempts(&self, id: &str) -> Vec<Value> {
+        self.get(&format!("/tasks/{id}/attempts")).await.json()["data"].as_array().unwrap().clone()
+    }
+
+    /// Lets the engine work and moves the clock to each next moment until the task has ended.
+    pub async fn settle(&self, id: &str) -> Value {
+        for _ in 0..2_000 {
+            self.app.engine.run_until_idle().await.unwrap();
+            let task = self.task(id).await;
+            if matches!(task["status"].as_str(), Some("succeeded" | "failed" | "canceled")) {
+                return task;
+            }
+            self.advance_to_next().await;
+        }
+        panic!("the task never ends: {}", self.task(id).await);
+    }
+
+    /// Asks for pictures and waits for the end.
+    pub async fn run(&self, body: &str) -> Value {
+        let task = self.generate(body).await;
+        self.settle(task["id"].as_str().unwrap()).await
+    }
+
+    /// Moves the clock to the next moment at which something is due.
+    pub async fn advance_to_next(&self) {
+        let now = self.clock.now();
+        let next = self.app.store.next_wake().await.unwrap();
+        let next = next.map_or(Duration::from_secs(1), |next| next.since(now));
+        self.clock.advance(next.max(Duration::from_millis(1)));
+    }
+
+    /// Paid requests the upstreams received.
+    pub fn receptions(&self) -> usize {
+        self.simulator.ledger().len()
+    }
+
+    /// Stops everything.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.app.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.simulator.stop().await;
+    }
+}
+
+/// A client of our own making.
+#[expect(clippy::disallowed_methods, reason = "a caller of the gateway, not a part of it")]
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+pub async fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// A fresh database.
+async fn store_url(db: Db, folder: &TempDir) -> String {
+    match db {
+        Db::Sqlite => format!("sqlite://{}/easel.db", folder.path().display()),
+        Db::Postgres => fresh_postgres().await,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test runner names the database here")]
+async fn fresh_postgres() -> String {
+    let url = std::env::var("TEST_POSTGRES_URL").expect(
+        "TEST_POSTGRES_URL is not set: run script/test, which brings a Postgres of its own. A suite that quietly skips a database is a defect.",
+    );
+    let name = format!("easel_{}", easel::domain::secret::token());
+    let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.expect("TEST_POSTGRES_URL answers");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+    let mut url = url::Url::parse(&url).unwrap();
+    url.set_path(&name);
+    url.to_string()
+}
+
+/// A configuration whose every provider is the simulator.
+pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) -> String {
+    let blobs = folder.path().join("blobs");
+    let mut text = format!(
+        "[auth]\npepper = \"test-pepper\"\n\
+         keys = [{{ name = \"test\", key = \"{KEY}\", role = \"admin\" }}, {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
+         [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n\
+         [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n",
+        blobs.display()
+    );
+    for kind in easel::providers::KINDS {
+        let name = kind.name;
+        text += &format!("[providers.{name}]\nkind = \"{name}\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = 50\npoll_after_s = 0.05\n");
+    }
+    text + more
+}
