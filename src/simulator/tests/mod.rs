@@ -1,0 +1,1 @@
+//! Over HTTP: the simulator as its callers see it.
