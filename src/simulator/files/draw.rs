@@ -45,8 +45,11 @@ pub fn draw(sketch: &Sketch) -> RgbImage {
     canvas
 }
 
+/// Colours from one end of a gradient to the other.
+type Ramp = [[u8; 3]; STEPS];
+
 /// Three neighbouring or opposite hues, blended smoothly.
-fn ramp(chance: &mut Chance) -> Vec<[i32; 3]> {
+fn ramp(chance: &mut Chance) -> Ramp {
     let hue = chance.fraction() as f32;
     let turn = 0.08 + 0.14 * chance.fraction() as f32;
     let leap = if chance.fraction() < 0.4 { 0.5 } else { 2.2 * turn };
@@ -55,15 +58,13 @@ fn ramp(chance: &mut Chance) -> Vec<[i32; 3]> {
         colour(hue + turn, 0.70, 0.52),
         colour(hue + leap, 0.78, 0.72 + 0.10 * chance.fraction() as f32),
     ];
-    (0..STEPS)
-        .map(|step| {
-            let at = step as f32 / (STEPS - 1) as f32 * 2.0;
-            let (from, to, part) =
-                if at < 1.0 { (stops[0], stops[1], at) } else { (stops[1], stops[2], at - 1.0) };
-            let part = part * part * (3.0 - 2.0 * part);
-            std::array::from_fn(|c| (from[c] + (to[c] - from[c]) * part).clamp(0.0, 255.0) as i32)
-        })
-        .collect()
+    std::array::from_fn(|step| {
+        let at = step as f32 / (STEPS - 1) as f32 * 2.0;
+        let (from, to, part) =
+            if at < 1.0 { (stops[0], stops[1], at) } else { (stops[1], stops[2], at - 1.0) };
+        let part = part * part * (3.0 - 2.0 * part);
+        std::array::from_fn(|c| (from[c] + (to[c] - from[c]) * part).clamp(0.0, 255.0) as u8)
+    })
 }
 
 /// Hue, saturation, lightness to red, green, blue in 0..=255.
@@ -76,7 +77,7 @@ fn colour(hue: f32, saturation: f32, lightness: f32) -> [f32; 3] {
 }
 
 /// The gradient: a slope, bent by a wave along each axis and by one across both.
-fn ground(canvas: &mut RgbImage, ramp: &[[i32; 3]], chance: &mut Chance) {
+fn ground(canvas: &mut RgbImage, ramp: &Ramp, chance: &mut Chance) {
     let angle = chance.fraction() as f32 * TAU;
     let steps = STEPS as f32;
     let mut axis = |len: u32, slope: f32| -> (Vec<i32>, Vec<i32>) {
@@ -92,22 +93,22 @@ fn ground(canvas: &mut RgbImage, ramp: &[[i32; 3]], chance: &mut Chance) {
     let (column, column_phase) = axis(canvas.width(), angle.cos());
     let (row, row_phase) = axis(canvas.height(), angle.sin());
     let strength = 0.05 + 0.07 * chance.fraction() as f32;
-    let wave: Vec<i32> =
-        (0..STEPS).map(|step| ((step as f32 / steps * TAU).sin() * strength * steps) as i32).collect();
+    let wave: [i32; STEPS] =
+        std::array::from_fn(|step| ((step as f32 / steps * TAU).sin() * strength * steps) as i32);
     let width = column.len() * 3;
-    for (y, line) in canvas.chunks_exact_mut(width).enumerate() {
-        for (x, pixel) in line.chunks_exact_mut(3).enumerate() {
-            let across = wave[(column_phase[x] + row_phase[y]) as usize & (STEPS - 1)];
-            let at = (column[x] + row[y] + across + STEPS as i32 / 2).clamp(0, STEPS as i32 - 1);
-            for (channel, value) in pixel.iter_mut().zip(ramp[at as usize]) {
-                *channel = value as u8;
-            }
+    let rows = row.iter().zip(&row_phase).zip(canvas.chunks_exact_mut(width));
+    for ((row, row_phase), line) in rows {
+        let columns = column.iter().zip(&column_phase).zip(line.chunks_exact_mut(3));
+        for ((column, column_phase), pixel) in columns {
+            let across = wave[(column_phase + row_phase) as usize & (STEPS - 1)];
+            let at = (column + row + across + STEPS as i32 / 2).clamp(0, STEPS as i32 - 1);
+            pixel.copy_from_slice(&ramp[at as usize]);
         }
     }
 }
 
 /// One soft light: a disc of the ramp's bright end, fading from its rim inwards or from its heart outwards.
-fn light(canvas: &mut RgbImage, ramp: &[[i32; 3]], chance: &mut Chance) {
+fn light(canvas: &mut RgbImage, ramp: &Ramp, chance: &mut Chance) {
     let (width, height) = (canvas.width() as i32, canvas.height() as i32);
     let small = width.min(height);
     let radius = (small as f32 * (0.04 + 0.20 * chance.fraction() as f32)) as i32;
@@ -117,20 +118,29 @@ fn light(canvas: &mut RgbImage, ramp: &[[i32; 3]], chance: &mut Chance) {
     let hollow = chance.fraction() < 0.5;
     let paint = if chance.fraction() < 0.5 { [255; 3] } else { ramp[STEPS - 1] };
     let square = (radius * radius).max(1);
+    // By distance, from 0 at the heart to FULL at the rim: how much of the paint there is. The last tenth
+    // fades, so that no edge is jagged.
+    let parts: [i32; FULL as usize + 1] = std::array::from_fn(|out| {
+        let out = out as i32;
+        let shape = if hollow { FULL / 3 + out * 2 / 3 } else { FULL - out };
+        strength * shape * ((FULL - out) * 10).min(FULL) / (FULL * FULL)
+    });
+    let scale = (i64::from(FULL) << 32) / i64::from(square);
+    let (left, right) = ((cx - radius).max(0), (cx + radius).min(width));
+    let pixels: &mut [u8] = canvas;
     for y in (cy - radius).max(0)..(cy + radius).min(height) {
-        for x in (cx - radius).max(0)..(cx + radius).min(width) {
-            let from = (x - cx).pow(2) + (y - cy).pow(2);
+        let row = (y * width) as usize * 3;
+        let line = &mut pixels[row + left as usize * 3..row + right.max(left) as usize * 3];
+        let down = (y - cy) * (y - cy);
+        for (x, pixel) in (left - cx..).zip(line.chunks_exact_mut(3)) {
+            let from = x * x + down;
             if from >= square {
                 continue;
             }
-            // 0 at the heart, FULL at the rim; the last tenth fades so that no edge is jagged.
-            let out = (i64::from(from) * i64::from(FULL) / i64::from(square)) as i32;
-            let edge = ((FULL - out) * 10).min(FULL);
-            let shape = if hollow { FULL / 3 + out * 2 / 3 } else { FULL - out };
-            let part = strength * shape / FULL * edge / FULL;
-            for (channel, value) in canvas.get_pixel_mut(x as u32, y as u32).0.iter_mut().zip(paint) {
-                let now = i32::from(*channel);
-                *channel = (now + (value - now) * part / FULL).clamp(0, 255) as u8;
+            let part = parts[((i64::from(from) * scale) >> 32) as usize];
+            for (channel, value) in pixel.iter_mut().zip(paint) {
+                let (now, value) = (i32::from(*channel), i32::from(value));
+                *channel = (now + (value - now) * part / FULL) as u8;
             }
         }
     }

@@ -13,7 +13,7 @@ const DIM: Rgb<u8> = Rgb([205, 205, 200]);
 /// Writes `words` and, below, the size and `caption`. A picture too small for it stays as it is.
 pub fn write(canvas: &mut RgbImage, words: &str, caption: &str) {
     let (width, height) = canvas.dimensions();
-    let scale = (width / 300).clamp(1, 6);
+    let scale = (width / 220).clamp(1, 6);
     let small = (scale / 2).max(1);
     let margin = DOTS * scale / 2;
     let lines = wrap(words, columns(width, margin, scale));
