@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::StatusCode;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::faults::Rule;
@@ -17,11 +18,20 @@ pub async fn health(State(world): State<Arc<World>>) -> Json<Value> {
     Json(json!({"status": "ok", "now": world.now(), "seed": world.seed, "time_scale": world.time_scale}))
 }
 
-/// `GET /_sim/ledger`.
-pub async fn ledger(State(world): State<Arc<World>>) -> Json<Value> {
+/// Which receptions to list.
+#[derive(Debug, Default, Deserialize)]
+pub struct Since {
+    /// Those that came after this one.
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /_sim/ledger`, `GET /_sim/ledger?after=<seq>`.
+pub async fn ledger(State(world): State<Arc<World>>, Query(since): Query<Since>) -> Json<Value> {
     world.settle();
-    let billed = world.ledger.billed();
-    Json(json!({"billed_nanos": billed.total_nanos, "receptions": world.ledger.receptions()}))
+    let mut receptions = world.ledger.receptions();
+    receptions.retain(|reception| reception.seq > since.after);
+    Json(json!({"billed_nanos": world.ledger.billed().total_nanos, "receptions": receptions}))
 }
 
 /// `GET /_sim/rules`.

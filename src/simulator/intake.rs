@@ -44,6 +44,8 @@ pub struct Ticket {
     pub prompt: String,
     pub faults: Arc<Faults>,
     pub switch: Switch,
+    /// The length of the body, as a measure of what remembering it costs.
+    pub weight: usize,
 }
 
 /// The answer to an illegal order.
@@ -117,7 +119,7 @@ async fn process<D: Desk>(world: Arc<World>, post: Post) -> Response {
         Err(answer) => return reject(*answer, "illegal request"),
     };
     let faults = match world.rules.for_post(D::ENDPOINT, key, &glance.prompt) {
-        Ok(faults) => Arc::new(faults),
+        Ok(faults) => faults,
         Err(why) => return reject(D::DIALECT.error(StatusCode::BAD_REQUEST, &why), "unknown fault"),
     };
     let caller = Caller { switch: &post.switch, dialect: D::DIALECT, key };
@@ -126,8 +128,13 @@ async fn process<D: Desk>(world: Arc<World>, post: Post) -> Response {
         let instead = answer::instead(&faults, caller).await;
         return instead.unwrap_or_else(|| D::DIALECT.error(StatusCode::BAD_REQUEST, "refused on purpose"));
     }
-    let ticket =
-        Ticket { seq, prompt: glance.prompt, faults: Arc::clone(&faults), switch: post.switch.clone() };
+    let ticket = Ticket {
+        seq,
+        prompt: glance.prompt,
+        faults: Arc::clone(&faults),
+        switch: post.switch.clone(),
+        weight: post.body.len(),
+    };
     let natural = D::take(Arc::clone(&world), ticket, order).await;
     match answer::instead(&faults, caller).await {
         Some(instead) => instead,

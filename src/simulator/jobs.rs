@@ -15,6 +15,8 @@ use crate::domain::clock::Millis;
 
 /// How many tasks are remembered, and for how long.
 const KEPT: usize = 100_000;
+/// How many bytes of bodies are remembered with them: an image sent as base64 is echoed by every poll.
+const WEIGHT: usize = 256 << 20;
 const REMEMBERED: Duration = Duration::from_hours(24);
 
 /// One task.
@@ -32,6 +34,7 @@ pub struct Job {
     pub price_nanos: i64,
     pub pictures: Vec<Arc<Picture>>,
     pub order: Order,
+    weight: usize,
     polls: AtomicUsize,
     shown: AtomicUsize,
     cancelled: Lock<Option<Millis>>,
@@ -87,6 +90,7 @@ impl Job {
             price_nanos: taken.price_nanos,
             pictures: taken.pictures,
             order,
+            weight: taken.weight,
             polls: AtomicUsize::new(0),
             shown: AtomicUsize::new(0),
             cancelled: Lock::default(),
@@ -142,6 +146,7 @@ pub struct Taken {
     pub ending: Ending,
     pub price_nanos: i64,
     pub pictures: Vec<Arc<Picture>>,
+    pub weight: usize,
 }
 
 /// All tasks remembered.
@@ -152,6 +157,7 @@ pub struct Jobs(Lock<Registry>);
 struct Registry {
     by_id: HashMap<String, Arc<Job>>,
     by_age: VecDeque<Arc<Job>>,
+    weight: usize,
     /// Those whose books are still open, by the moment they end.
     open: BTreeMap<(Millis, u64), Arc<Job>>,
 }
@@ -165,14 +171,17 @@ impl Jobs {
         let mut registry = self.0.lock();
         registry.by_id.entry(job.id.clone()).or_insert_with(|| Arc::clone(&job));
         registry.by_age.push_back(Arc::clone(&job));
+        registry.weight += job.weight;
         registry.open.insert((job.ends, job.seq), Arc::clone(&job));
         while let Some(oldest) = registry.by_age.front() {
-            let (many, old) = (registry.by_age.len(), now.since(oldest.created) > REMEMBERED);
-            let finished = now >= oldest.ends;
-            if !(finished && (old || many > KEPT) || many > 2 * KEPT) {
+            let old = now.since(oldest.created) > REMEMBERED;
+            let many = registry.by_age.len() > KEPT || registry.weight > WEIGHT;
+            let far_too_many = registry.by_age.len() > 2 * KEPT;
+            if !((old || many) && now >= oldest.ends || far_too_many) {
                 break;
             }
             if let Some(oldest) = registry.by_age.pop_front() {
+                registry.weight -= oldest.weight;
                 registry.by_id.remove(&oldest.id);
             }
         }

@@ -1,6 +1,7 @@
 //! The upstreams' own HTTP APIs, a result host, faults on demand and a ledger, as one server: for the demo,
 //! for tests and for staging. Written from the fact sheet alone, beside the house: nothing here knows the
 //! gateway, so that a mistake in one is caught by the other.
+#![doc = include_str!("README.md")]
 
 mod chance;
 mod chat;
@@ -25,6 +26,7 @@ mod sse;
 mod tests;
 mod world;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,8 +42,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::faults::{
-    Body as ErrorBody, Bomb, Cut, CutBy, Endpoint, Faults, FileType, Form, Lie, Match, NoImage, Or, Ring,
-    Rule, Sse, Style, Text, Truncate, Words,
+    Base64, Body as ErrorBody, Bomb, Cut, CutBy, Endpoint, Faults, FileType, Form, Lie, Match, NoImage, Or,
+    Ring, Rule, Sse, Style, Text, Truncate, Words,
 };
 use self::intake::receive;
 use self::ledger::Ledger;
@@ -126,6 +128,16 @@ impl Simulator {
     /// Adds a rule behind the others.
     pub fn add_rule(&self, rule: Rule) {
         self.world.rules.add(rule);
+    }
+
+    /// Lifts all rules.
+    pub fn clear_rules(&self) {
+        self.world.rules.clear();
+    }
+
+    /// How often each task was polled, by its id.
+    pub fn polls(&self) -> BTreeMap<String, usize> {
+        self.world.jobs.polls()
     }
 
     /// Sends every webhook that is due by the clock, with its further tries as far as they are due.

@@ -94,10 +94,10 @@ pub async fn spoil(faults: &Faults, switch: &Switch, mut answer: Response) -> Re
         head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         bytes = packed;
     }
-    if faults.truncate == Some(Truncate::Body) {
+    if let Some(place) = faults.truncate {
         head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        let half = bytes.slice(..bytes.len() / 2);
-        let beats = [Beat::Say(half), Beat::Close].into_iter();
+        bytes.truncate(if place == Truncate::Tail { bytes.len() - 5 } else { bytes.len() / 2 });
+        let beats = [Beat::Say(bytes), Beat::Close].into_iter();
         return Response::from_parts(head, play::body(beats, switch.clone()));
     }
     Response::from_parts(head, HttpBody::from(bytes))
@@ -111,8 +111,12 @@ async fn wait(seconds: Option<f64>, switch: &Switch) {
     }
 }
 
-/// Puts the header on that any answer may carry.
+/// Puts the headers on that any answer may carry.
 fn stamp(faults: &Faults, answer: &mut Response) {
+    let filler = faults.head_bytes.and_then(|bytes| HeaderValue::from_str(&"x".repeat(bytes)).ok());
+    if let Some(filler) = filler {
+        answer.headers_mut().insert("x-filler", filler);
+    }
     let value = faults.retry_after.as_ref().and_then(|after| HeaderValue::from_str(&after.0).ok());
     if let Some(value) = value {
         answer.headers_mut().insert(header::RETRY_AFTER, value);

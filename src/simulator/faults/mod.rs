@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 pub use self::directive::strip;
 pub use self::rule::{Endpoint, Match, Rule, Rules};
 pub use self::value::{Text, Words};
-pub use self::word::{Body, Bomb, Cut, CutBy, FileType, Form, Lie, NoImage, Or, Ring, Sse, Style, Truncate};
+pub use self::word::{
+    Base64, Body, Bomb, Cut, CutBy, FileType, Form, Lie, NoImage, Or, Ring, Sse, Style, Truncate,
+};
 
 /// Everything that can be asked for. Absent means: behave.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -41,7 +43,7 @@ pub struct Faults {
     pub hang: Option<Or<f64>>,
     /// Whether an answer that hides it (`http`, `redirect`, `reset`, `hang`, …) comes with an order taken.
     pub accepted: Option<bool>,
-    /// The answer ends in the middle of its head or of its body.
+    /// The answer ends in its head, in the middle of its body or near its end.
     pub truncate: Option<Truncate>,
     /// A body that is not JSON any more, correctly framed.
     pub bad_json: bool,
@@ -53,6 +55,8 @@ pub struct Faults {
     pub gzip: bool,
     /// A gzip-ed JSON body that inflates to so many bytes.
     pub gzip_bomb: Option<u64>,
+    /// A response header of so many bytes.
+    pub head_bytes: Option<usize>,
     /// The key `task_id` twice, with different values.
     pub duplicate_task_id: bool,
     /// In a directive: only for the first so many POSTs with this very prompt.
@@ -107,8 +111,12 @@ pub struct Faults {
     pub no_envelope: bool,
     /// Polls speak the legacy `task_info`/`task_result` schema.
     pub legacy: bool,
-    /// The picture as base64 in the task object (Flux), no link.
-    pub base64: bool,
+    /// The picture as base64 in the task object, instead of its link (as a flag) or beside it.
+    pub base64: Option<Or<Base64>>,
+    /// `image_url` and `image_urls` both filled.
+    pub both_urls: bool,
+    /// The task object echoes this prompt instead of the one received.
+    pub other_prompt: Option<Text>,
 
     // Streams and the Images API.
     /// The layout of the stream, see the README.

@@ -2,6 +2,7 @@
 //! has uses left wins, and goes before a directive in the prompt.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -106,6 +107,8 @@ struct Prompts {
 #[derive(Debug, Default)]
 pub struct Rules {
     seed: u64,
+    /// What almost every POST gets: no fault at all.
+    none: Arc<Faults>,
     standing: Lock<Vec<Standing>>,
     prompts: Lock<Prompts>,
 }
@@ -154,18 +157,23 @@ impl Rules {
     }
 
     /// The faults for a paid POST: those of a rule, else those of the prompt's directive, else none.
-    pub fn for_post(&self, endpoint: Endpoint, key: Option<&str>, prompt: &str) -> Result<Faults, String> {
+    pub fn for_post(
+        &self,
+        endpoint: Endpoint,
+        key: Option<&str>,
+        prompt: &str,
+    ) -> Result<Arc<Faults>, String> {
         if let Some(faults) = self.find(endpoint, key, prompt) {
-            return Ok(faults);
+            return Ok(Arc::new(faults));
         }
-        let Some(faults) = Faults::from_prompt(prompt)? else { return Ok(Faults::default()) };
+        let Some(faults) = Faults::from_prompt(prompt)? else { return Ok(Arc::clone(&self.none)) };
         if faults.times.is_none() && faults.after.is_none() {
-            return Ok(faults);
+            return Ok(Arc::new(faults));
         }
         let seen = self.count(prompt);
         let after = faults.after.unwrap_or(0);
         let in_force = seen >= after && faults.times.is_none_or(|times| seen - after < times);
-        Ok(if in_force { faults } else { Faults::default() })
+        Ok(if in_force { Arc::new(faults) } else { Arc::clone(&self.none) })
     }
 
     /// How often this prompt was posted before.

@@ -36,6 +36,15 @@ pub enum Body {
     Cloudflare,
 }
 
+/// Whether base64 stands instead of a link or beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Base64 {
+    Only,
+    Both,
+}
+
 /// Where an answer ends too early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,6 +52,7 @@ pub enum Body {
 pub enum Truncate {
     Head,
     Body,
+    Tail,
 }
 
 /// What stands where the pictures should be (Flux's `output`; elsewhere they are just missing).

@@ -19,7 +19,7 @@ use crate::simulator::world::World;
 
 /// How many pictures are known at the same time; the oldest are forgotten (and answer 404, as they do at
 /// the real hosts after some days).
-const KNOWN: usize = 200_000;
+const KNOWN: usize = 100_000;
 /// How many bytes of drawn files are kept.
 const BUDGET: usize = 64 << 20;
 /// How many are drawn at the same time.

@@ -67,7 +67,7 @@ impl Desk for Flux {
 }
 
 fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
-    let Ticket { seq, prompt, faults, .. } = ticket;
+    let Ticket { seq, prompt, faults, weight, .. } = ticket;
     let mut chance = world.chance(seq, "flux");
     let (low, high) = order.model.seconds();
     let mut span = world.generation(&faults, chance.seconds(low, high));
@@ -98,7 +98,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
     };
     let pictures = world.commission(&commission);
     world.ledger.accept(seq, Some(&id), price_nanos);
-    let taken = Taken { id, seq, prompt, faults, ending, price_nanos, pictures };
+    let taken = Taken { id, seq, prompt, faults, ending, price_nanos, pictures, weight };
     let job = world.jobs.add(Job::new(taken, world.now(), span, jobs::Order::Flux(order)));
     world.hooks.look_again();
     job

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Order;
 use crate::domain::clock::Millis;
 use crate::simulator::chance::Chance;
-use crate::simulator::faults::NoImage;
+use crate::simulator::faults::{Base64, NoImage};
 use crate::simulator::jobs::{Ending, Failure, Job, Stage};
 use crate::simulator::world::World;
 
@@ -69,13 +69,17 @@ pub async fn unified(world: &World, job: &Job, order: &Order, view: &View) -> Va
     };
     let output =
         if view.look == Look::Done { output(world, job, order, view.asked).await } else { Value::Null };
+    let mut input = order.input.clone();
+    if let Some(other) = &job.faults.other_prompt {
+        input["prompt"] = json!(other);
+    }
     json!({
         "task_id": job.id,
         "model": order.model_name,
         "task_type": order.task_type,
         "status": view.status,
         "config": order.config,
-        "input": order.input,
+        "input": input,
         "output": output,
         "meta": meta(job, order, view.look),
         "detail": null,
@@ -133,17 +137,21 @@ async fn output(world: &World, job: &Job, order: &Order, asked: usize) -> Value 
         };
     }
     let links: Vec<_> = job.pictures.iter().map(|picture| world.link(picture, asked)).collect();
-    if job.faults.base64 {
-        let file = match job.pictures.first() {
-            Some(picture) => world.file(picture).await.unwrap_or_default(),
-            None => bytes::Bytes::new(),
-        };
-        return json!({"image_base64": STANDARD.encode(file), "image_url": ""});
-    }
-    match links.as_slice() {
+    let mut output = match links.as_slice() {
+        links if job.faults.both_urls => {
+            json!({"image_base64": "", "image_url": links.first(), "image_urls": links})
+        }
         [link] if order.batch == 1 => json!({"image_base64": "", "image_url": link}),
         links => json!({"image_base64": "", "image_url": "", "image_urls": links}),
+    };
+    let packed = job.faults.base64.and_then(|packed| packed.or(Base64::Only));
+    if let (Some(packed), Some(picture)) = (packed, job.pictures.first()) {
+        output["image_base64"] = json!(STANDARD.encode(world.file(picture).await.unwrap_or_default()));
+        if packed == Base64::Only {
+            output["image_url"] = json!("");
+        }
     }
+    output
 }
 
 fn meta(job: &Job, order: &Order, look: Look) -> Value {

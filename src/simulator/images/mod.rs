@@ -94,7 +94,7 @@ struct Made {
 }
 
 async fn take(world: &World, ticket: Ticket, order: Order) -> Response {
-    let Ticket { seq, prompt, faults, switch } = ticket;
+    let Ticket { seq, prompt, faults, switch, .. } = ticket;
     let ending = faults.ending("");
     if let Ending::Failed(failure) = &ending {
         let nanos = if faults.billed == Some(true) { order.price_nanos } else { 0 };

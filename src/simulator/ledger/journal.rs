@@ -111,3 +111,24 @@ pub fn open(path: &Path, mut each: impl FnMut(Entry)) -> io::Result<File> {
     }
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_never_acknowledged() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read_only = File::open(file.path()).unwrap();
+        let (journal, stop) = (Arc::new(Journal::default()), CancellationToken::new());
+        let entry = Entry::Result { seq: 1, url: "x".to_owned(), sha256: None };
+        let first = journal.append(&entry);
+        let writing = journal.write(read_only, stop.clone());
+        let asking = async {
+            assert!(first.await.is_err());
+            assert!(journal.append(&entry).await.is_err());
+            stop.cancel();
+        };
+        tokio::join!(writing, asking);
+    }
+}

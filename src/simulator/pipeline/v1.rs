@@ -137,7 +137,7 @@ fn check(body: &Value) -> Result<Order, Wrong> {
 }
 
 fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
-    let Ticket { seq, prompt, faults, .. } = ticket;
+    let Ticket { seq, prompt, faults, weight, .. } = ticket;
     let mut chance = world.chance(seq, "v1");
     let early = faults.hook == Some(Ring::Early);
     let own = chance.seconds(5.0, 9.0);
@@ -158,7 +158,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
     let letters = chance.text("0123456789abcdef", 12);
     let id = faults.task_id.as_ref().map_or(format!("job_{letters}"), |verbatim| verbatim.0.clone());
     world.ledger.accept(seq, Some(&id), 0);
-    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures };
+    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight };
     let job = world.jobs.add(Job::new(taken, world.now(), span, jobs::Order::V1(order)));
     world.hooks.look_again();
     job

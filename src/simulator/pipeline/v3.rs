@@ -155,7 +155,7 @@ fn check(body: &Value) -> Result<Order, Wrong> {
 }
 
 fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
-    let Ticket { seq, prompt, faults, .. } = ticket;
+    let Ticket { seq, prompt, faults, weight, .. } = ticket;
     let mut chance = world.chance(seq, "v3");
     let own: f64 = (0..order.samples).map(|_| chance.seconds(3.0, 5.0)).sum();
     let at_once = faults.at_once || faults.hook == Some(Ring::Early);
@@ -181,7 +181,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
     let uuid = chance.uuid();
     let id = faults.task_id.as_ref().map_or(uuid, |verbatim| verbatim.0.clone());
     world.ledger.accept(seq, Some(&id), 0);
-    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures };
+    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight };
     let job = world.jobs.add(Job::new(taken, world.now(), span, jobs::Order::V3(order)));
     world.hooks.look_again();
     job

@@ -12,6 +12,7 @@ async fn submit(bench: &Bench, directive: &str) -> reqwest::Result<reqwest::Resp
     bench.send(TASK, &txt2img(&format!("a cat [[sim: {directive}]]"))).await
 }
 
+/// Whether the last POST was carried out.
 fn was_taken(bench: &Bench) -> bool {
     bench.last().outcome == Outcome::Completed
 }
@@ -90,7 +91,8 @@ async fn answers_are_lost_after_the_order_was_taken_or_before() {
         ("reset", false),
         ("reset_accepted", true),
         ("truncate=head", true),
-        ("cut_by=eof truncate=body", true),
+        ("truncate=body", true),
+        ("truncate=tail", true),
     ] {
         let prompt = format!("a cat [[sim: {directive}]]");
         let (answer, reset) = bench.raw_post(TASK, &txt2img(&prompt)).await;
@@ -98,10 +100,11 @@ async fn answers_are_lost_after_the_order_was_taken_or_before() {
         assert_eq!(reset, directive.starts_with("reset"), "{directive}");
         match directive {
             "truncate=head" => assert_eq!(answer, "HTTP/1.1 200"),
-            "cut_by=eof truncate=body" => {
+            "truncate=body" | "truncate=tail" => {
                 let (head, body) = answer.split_once("\r\n\r\n").unwrap();
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
                 assert!(length.parse::<usize>().unwrap() > body.len() && !body.is_empty(), "{answer}");
+                assert_eq!(body.contains("task_id"), directive == "truncate=tail", "{answer}");
             }
             _ => assert!(answer.is_empty(), "{answer}"),
         }
@@ -133,6 +136,8 @@ async fn bodies_are_broken_or_packed() {
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["code"], 200);
     let packed = submit(&bench, "gzip_bomb=10000000").await.unwrap().bytes().await.unwrap();
     assert!(packed.len() < 100_000);
+    let answer = submit(&bench, "head_bytes=20000").await.unwrap();
+    assert_eq!(answer.headers()["x-filler"].len(), 20_000);
     let deep = submit(&bench, "deep_json=100000").await.unwrap().text().await.unwrap();
     assert_eq!(deep.len(), 200_000);
 }
@@ -157,9 +162,12 @@ async fn answers_are_late_or_never_come() {
     assert_eq!(submit(&bench, "hang=0.2").await.unwrap().status(), 200);
     assert!(started.elapsed() >= Duration::from_millis(400));
     assert!(was_taken(&bench));
-    for (directive, taken) in [("hang", false), ("hang accepted=true", true)] {
-        let waited = tokio::time::timeout(Duration::from_millis(100), submit(&bench, directive)).await;
-        assert!(waited.is_err());
+    for (directive, taken, count) in [("hang", false, 3), ("hang accepted=true", true, 4)] {
+        let hanging = submit(&bench, directive);
+        tokio::select! {
+            _ = hanging => panic!("{directive}: an answer"),
+            () = bench.received(count) => {}
+        }
         assert_eq!(was_taken(&bench), taken, "{directive}");
     }
 }
@@ -171,9 +179,7 @@ async fn stopping_waits_for_nobody() {
     let hanging =
         http.post(bench.url(TASK)).header("x-api-key", "k").json(&txt2img("[[sim: hang]] x")).send();
     let stopping = async {
-        while bench.simulator.ledger().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        bench.received(1).await;
         bench.simulator.stop().await;
     };
     let both = async { tokio::join!(hanging, stopping) };

@@ -228,11 +228,8 @@ async fn a_stream_is_cut_where_told_and_paid_for_all_the_same() {
             assert_eq!(answer.is_empty(), cut == "start", "{cut}: {answer}");
             let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
             // Undoes the chunks: every event here is one line of its own.
-            let stream: String = body
-                .lines()
-                .filter(|line| line.starts_with("data: "))
-                .map(|line| format!("{line}\n\n"))
-                .collect();
+            let lines: Vec<_> = body.lines().filter(|line| line.starts_with("data: ")).collect();
+            let stream = lines.join("\n\n");
             let text = text(&stream);
             match cut {
                 "start" | "head" => assert!(text.is_empty(), "{text}"),

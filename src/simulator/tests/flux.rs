@@ -267,7 +267,7 @@ async fn only_a_pending_task_can_be_cancelled() {
     let state = bench.poll(&first).await;
     assert_eq!(state["data"]["status"], "canceled");
     assert_eq!(state["data"]["meta"]["usage"]["consume"], 0);
-    bench.clock.advance(Duration::from_secs(60));
+    bench.clock.advance(Duration::from_mins(1));
     assert_eq!(bench.delete(&format!("{TASK}/{second}")).await.0, 400);
     assert_eq!(bench.delete(&format!("{TASK}/nothing")).await.0, 404);
     assert_eq!(bench.simulator.billed().total_nanos, 1_500_000);

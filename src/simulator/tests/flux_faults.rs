@@ -107,6 +107,12 @@ async fn links_and_pictures_come_in_odd_forms() {
     let bytes = STANDARD.decode(body["data"]["output"]["image_base64"].as_str().unwrap()).unwrap();
     assert_eq!(image::load_from_memory(&bytes).unwrap().width(), 64);
     let link = |body: &Value| body["data"]["output"]["image_url"].as_str().unwrap().to_owned();
+    let both = done(&bench, "base64=both").await;
+    assert!(link(&both).starts_with("http") && both["data"]["output"]["image_base64"] != "");
+    let both = done(&bench, "both_urls").await;
+    assert_eq!(both["data"]["output"]["image_urls"], json!([link(&both)]));
+    let other = done(&bench, "other_prompt=\"a dog\"").await;
+    assert_eq!(other["data"]["input"]["prompt"], "a dog");
     assert!(link(&done(&bench, "relative_url").await).starts_with("/files/"));
     assert!(link(&done(&bench, "file_url").await).starts_with("file:///files/"));
 }

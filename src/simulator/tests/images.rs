@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{Bench, GENERATIONS, events, fixture, fixture_text, generate, same_shape};
 use crate::simulator::Outcome;
@@ -65,8 +66,7 @@ async fn an_answer_holds_the_picture_itself() {
     assert_eq!(decoded(&body["data"][0]["b64_json"]).width(), 64);
     let last = bench.last();
     assert_eq!((last.outcome, last.billed_nanos), (Outcome::Completed, Some(11_000_000)));
-    use sha2::Digest;
-    assert_eq!(last.files[0].sha256, Some(hex::encode(sha2::Sha256::digest(&bytes))));
+    assert_eq!(last.files[0].sha256, Some(hex::encode(Sha256::digest(&bytes))));
     assert_eq!(last.files[0].url, "inline:0");
 }
 

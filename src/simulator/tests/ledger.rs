@@ -121,8 +121,8 @@ async fn many_at_once_are_written_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.jsonl");
     let bench = Bench::with(0.0, Some(path.clone())).await;
-    let posts = (0..200).map(|n| bench.task(Box::leak(format!("cat {n}").into_boxed_str())));
-    let ids = futures_util::future::join_all(posts).await;
+    let post = async |n: u32| bench.task(&format!("cat {n}")).await;
+    let ids = futures_util::future::join_all((0..200).map(post)).await;
     assert_eq!(bench.simulator.billed().by_seq.len(), 200);
     bench.simulator.stop().await;
     let received: Vec<_> = lines(&path)
@@ -144,4 +144,5 @@ async fn correlation_falls_back_to_a_request_id() {
     let (status, body) = bench.get("/_sim/ledger").await;
     assert_eq!((status, &body["billed_nanos"]), (200, &json!(20_000_000)));
     assert_eq!(body["receptions"][0]["correlation"], "req-5");
+    assert_eq!(bench.get("/_sim/ledger?after=1").await.1["receptions"], json!([]));
 }

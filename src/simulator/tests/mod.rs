@@ -132,6 +132,16 @@ impl Bench {
         self.simulator.ledger().pop().expect("a reception")
     }
 
+    /// Waits until so many POSTs were received.
+    async fn received(&self, count: usize) {
+        let arrived = async {
+            while self.simulator.ledger().len() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
+    }
+
     /// Sends these bytes on a fresh connection and reads whatever comes until it ends; whether it was reset.
     async fn raw(&self, request: &str) -> (String, bool) {
         let address = self.simulator.url().replace("http://", "");
