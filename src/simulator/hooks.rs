@@ -104,11 +104,6 @@ impl Hooks {
         }
     }
 
-    /// Tells the loop that there is a new task to wait for.
-    pub fn look_again(&self) {
-        self.wake.notify_one();
-    }
-
     fn put(&self, at: Millis, hook: Hook) {
         let mut owed = self.owed.lock();
         owed.ever += 1;
@@ -166,12 +161,19 @@ impl World {
         }
     }
 
-    /// Rings the true webhook of a task before its submit is answered.
-    pub async fn ring_early(&self, job: &Arc<Job>) {
+    /// Starts a task. With `hook=early` its true webhook rings before its submit is answered.
+    pub async fn begin(&self, job: Job) -> Arc<Job> {
+        let job = self.jobs.add(job);
         if let Some(to) = job.callback() {
-            let hook = Hook { job: Arc::clone(job), to, letter: Letter::Genuine, attempts: 0 };
-            self.hooks.send(self, &hook).await;
+            // The loop may be napping past the end of this one.
+            self.hooks.wake.notify_one();
+            if job.faults.hook == Some(Ring::Early) {
+                self.settle();
+                let hook = Hook { job: Arc::clone(&job), to, letter: Letter::Genuine, attempts: 0 };
+                self.hooks.send(self, &hook).await;
+            }
         }
+        job
     }
 
     /// Rings whenever something falls due, until the simulator stops. For a clock that runs by itself.

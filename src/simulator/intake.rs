@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
@@ -74,7 +75,7 @@ pub trait Desk: 'static {
 }
 
 /// Receives a POST at this desk.
-pub async fn receive<D: Desk>(world: Arc<World>, request: Request<Body>) -> Response {
+pub async fn receive<D: Desk>(State(world): State<Arc<World>>, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
     let Some(switch) = head.extensions.get::<Switch>().cloned() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::faults::Faults;
+use super::faults::{Faults, Or, Text};
 use super::files::Picture;
 use super::ledger::Outcome;
 use super::lock::Lock;
@@ -64,6 +64,26 @@ pub struct Failure {
     pub code: Option<String>,
     pub message: Option<String>,
     pub reason: Option<String>,
+}
+
+impl Faults {
+    /// How a task ends under these faults; a failure said without a code gets this one.
+    pub fn ending(&self, code: &str) -> Ending {
+        let failure = self.fail.as_ref().and_then(|fail| fail.or(Text(code.to_owned())));
+        let text = |said: &Option<Text>| said.as_ref().map(|text| text.0.clone());
+        if self.refuse || failure.is_some() {
+            return Ending::Failed(Failure {
+                refused: self.refuse,
+                code: failure.map(|code| code.0),
+                message: text(&self.message),
+                reason: text(&self.reason),
+            });
+        }
+        match self.no_image {
+            None | Some(Or::Flag(false)) => Ending::Completed,
+            Some(_) => Ending::NoImage,
+        }
+    }
 }
 
 /// Where a task is at some moment.

@@ -28,15 +28,14 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::State;
 use axum::routing::{get, post};
-use http::{Request, StatusCode};
+use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,12 +78,11 @@ pub struct Simulator {
 impl Simulator {
     /// Starts serving on this listener.
     pub async fn start(listener: TcpListener, options: Options) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let host =
-            if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
-        let host =
-            if address.is_ipv6() && !address.ip().is_unspecified() { format!("[{host}]") } else { host };
-        let url = format!("http://{host}:{}", address.port());
+        let mut address = listener.local_addr()?;
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let url = format!("http://{address}");
         let (last, last_stop) = (TaskTracker::new(), CancellationToken::new());
         let ledger = Ledger::open(options.ledger, &last, last_stop.clone()).await?;
         let world = Arc::new(World {
@@ -170,25 +168,16 @@ async fn runs_by_itself(clock: &dyn Clock) -> bool {
     clock.now() > before
 }
 
-type Posted = State<Arc<World>>;
-
 fn router(world: Arc<World>) -> Router {
-    let flux = |State(world): Posted, request: Request<Body>| receive::<flux::Flux>(world, request);
-    let chat = |State(world): Posted, request: Request<Body>| receive::<chat::Chat>(world, request);
-    let generations =
-        |State(world): Posted, request: Request<Body>| receive::<images::Generations>(world, request);
-    let edits = |State(world): Posted, request: Request<Body>| receive::<images::Edits>(world, request);
-    let v3 = |State(world): Posted, request: Request<Body>| receive::<pipeline::v3::V3>(world, request);
-    let v1 = |State(world): Posted, request: Request<Body>| receive::<pipeline::v1::V1>(world, request);
     Router::new()
-        .route("/api/v1/task", post(flux))
+        .route("/api/v1/task", post(receive::<flux::Flux>))
         .route("/api/v1/task/{id}", get(flux::poll).delete(flux::cancel))
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/images/generations", post(generations))
-        .route("/v1/images/edits", post(edits))
-        .route("/generate/v3", post(v3))
+        .route("/v1/chat/completions", post(receive::<chat::Chat>))
+        .route("/v1/images/generations", post(receive::<images::Images<false>>))
+        .route("/v1/images/edits", post(receive::<images::Images<true>>))
+        .route("/generate/v3", post(receive::<pipeline::v3::V3>))
         .route("/generate/v3/status/{id}", get(pipeline::v3::status))
-        .route("/generate/image/v1", post(v1))
+        .route("/generate/image/v1", post(receive::<pipeline::v1::V1>))
         .route("/generate/image/v1/status/{id}", get(pipeline::v1::status))
         .route("/files/{name}", get(files::get))
         .route("/cdn/{name}", get(files::get))

@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::chance::Chance;
-use super::faults::{Faults, Or, Rules, Text};
+use super::faults::{Faults, Ring, Rules};
 use super::files::Shelf;
 use super::hooks::Hooks;
-use super::jobs::{Ending, Failure, Job, Jobs};
+use super::jobs::{Job, Jobs};
 use super::ledger::Ledger;
 use crate::domain::clock::{Clock, Millis};
 
@@ -46,9 +46,11 @@ impl World {
         Duration::try_from_secs_f64(seconds * self.time_scale).unwrap_or_default()
     }
 
-    /// How long a generation takes: as told, else the upstream's own time, scaled.
+    /// How long a generation takes: as told, else the upstream's own time, scaled. A task whose webhook comes
+    /// before its answer, or that is done at once, takes none.
     pub fn generation(&self, faults: &Faults, own_seconds: f64) -> Duration {
         match faults.time {
+            _ if faults.at_once || faults.hook == Some(Ring::Early) => Duration::ZERO,
             Some(told) => Duration::try_from_secs_f64(told).unwrap_or_default(),
             None => self.scaled(own_seconds),
         }
@@ -69,25 +71,5 @@ impl World {
             self.ledger.result(job.seq, &picture.url, None);
         }
         self.hooks.owe(job);
-    }
-}
-
-impl Faults {
-    /// How a task ends under these faults; a failure said without a code gets this one.
-    pub fn ending(&self, code: &str) -> Ending {
-        let failure = self.fail.as_ref().and_then(|fail| fail.or(Text(code.to_owned())));
-        let text = |said: &Option<Text>| said.as_ref().map(|text| text.0.clone());
-        if self.refuse || failure.is_some() {
-            return Ending::Failed(Failure {
-                refused: self.refuse,
-                code: failure.map(|code| code.0),
-                message: text(&self.message),
-                reason: text(&self.reason),
-            });
-        }
-        match self.no_image {
-            None | Some(Or::Flag(false)) => Ending::Completed,
-            Some(_) => Ending::NoImage,
-        }
     }
 }

@@ -16,7 +16,7 @@ use self::render::{Look, View};
 use super::connection::Switch;
 use super::dialect::{Dialect, check_key, cloudflare_blocked, envelope, json_answer};
 use super::faults::answer::Caller;
-use super::faults::{Endpoint, Faults, Ring};
+use super::faults::{Endpoint, Faults};
 use super::fields::Wrong;
 use super::files::{Commission, Format, Place};
 use super::hooks::Letter;
@@ -57,23 +57,16 @@ impl Desk for Flux {
     }
 
     async fn take(world: Arc<World>, ticket: Ticket, order: Order) -> Response {
-        let job = create(&world, ticket, order);
-        if job.faults.hook == Some(Ring::Early) {
-            world.settle();
-            world.ring_early(&job).await;
-        }
+        let job = world.begin(create(&world, ticket, order)).await;
         submitted(&world, &job).await
     }
 }
 
-fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
+fn create(world: &World, ticket: Ticket, order: Order) -> Job {
     let Ticket { seq, prompt, faults, weight, .. } = ticket;
     let mut chance = world.chance(seq, "flux");
     let (low, high) = order.model.seconds();
-    let mut span = world.generation(&faults, chance.seconds(low, high));
-    if faults.hook == Some(Ring::Early) {
-        span = std::time::Duration::ZERO;
-    }
+    let span = world.generation(&faults, chance.seconds(low, high));
     let uuid = chance.uuid();
     let id = match (&faults.task_id, faults.task_id_bytes) {
         (Some(verbatim), _) => verbatim.0.clone(),
@@ -99,9 +92,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
     let pictures = world.commission(&commission);
     world.ledger.accept(seq, Some(&id), price_nanos);
     let taken = Taken { id, seq, prompt, faults, ending, price_nanos, pictures, weight };
-    let job = world.jobs.add(Job::new(taken, world.now(), span, jobs::Order::Flux(order)));
-    world.hooks.look_again();
-    job
+    Job::new(taken, world.now(), span, jobs::Order::Flux(order))
 }
 
 fn order(job: &Job) -> Option<&Order> {

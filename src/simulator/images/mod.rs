@@ -25,14 +25,11 @@ use super::play;
 use super::sse::cut_at_start;
 use super::world::World;
 
-/// The counter for `/v1/images/generations`.
-pub struct Generations;
+/// The counter for `/v1/images/generations`, or for `/v1/images/edits`.
+pub struct Images<const EDIT: bool>;
 
-/// The counter for `/v1/images/edits`.
-pub struct Edits;
-
-impl Desk for Generations {
-    const ENDPOINT: Endpoint = Endpoint::ImagesGenerations;
+impl<const EDIT: bool> Desk for Images<EDIT> {
+    const ENDPOINT: Endpoint = if EDIT { Endpoint::ImagesEdits } else { Endpoint::ImagesGenerations };
     const PROVIDER: Provider = Provider::Images;
     const DIALECT: Dialect = Dialect::OpenAi;
     const CLOUDFLARE: bool = true;
@@ -40,11 +37,13 @@ impl Desk for Generations {
     type Order = Order;
 
     async fn read(post: &Post) -> Form {
-        form::json(post)
+        if EDIT { form::multipart(post).await } else { form::json(post) }
     }
 
     fn glance(form: &Form) -> Glance {
-        glance(form)
+        let prompt = form.fields.get("prompt").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let n = form.fields.get("n").and_then(Value::as_u64).unwrap_or(1);
+        Glance { prompt, n, correlation: None, note: None }
     }
 
     fn check(form: &Form) -> Result<Order, Refusal> {
@@ -54,37 +53,6 @@ impl Desk for Generations {
     async fn take(world: Arc<World>, ticket: Ticket, order: Order) -> Response {
         take(&world, ticket, order).await
     }
-}
-
-impl Desk for Edits {
-    const ENDPOINT: Endpoint = Endpoint::ImagesEdits;
-    const PROVIDER: Provider = Provider::Images;
-    const DIALECT: Dialect = Dialect::OpenAi;
-    const CLOUDFLARE: bool = true;
-    type Form = Form;
-    type Order = Order;
-
-    async fn read(post: &Post) -> Form {
-        form::multipart(post).await
-    }
-
-    fn glance(form: &Form) -> Glance {
-        glance(form)
-    }
-
-    fn check(form: &Form) -> Result<Order, Refusal> {
-        check::check(form)
-    }
-
-    async fn take(world: Arc<World>, ticket: Ticket, order: Order) -> Response {
-        take(&world, ticket, order).await
-    }
-}
-
-fn glance(form: &Form) -> Glance {
-    let prompt = form.fields.get("prompt").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let n = form.fields.get("n").and_then(Value::as_u64).unwrap_or(1);
-    Glance { prompt, n, correlation: None, note: None }
 }
 
 /// A picture in the making: its file, and its link if it has one.

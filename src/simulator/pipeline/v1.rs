@@ -12,7 +12,7 @@ use super::{poll, told, unprocessable};
 use crate::domain::clock::Millis;
 use crate::simulator::connection::Switch;
 use crate::simulator::dialect::{Dialect, json_answer};
-use crate::simulator::faults::{Endpoint, Ring};
+use crate::simulator::faults::Endpoint;
 use crate::simulator::fields::{Fields, Wrong};
 use crate::simulator::files::{Commission, Format, Place};
 use crate::simulator::hooks::{Callback, Letter};
@@ -88,11 +88,7 @@ impl Desk for V1 {
     }
 
     async fn take(world: Arc<World>, ticket: Ticket, order: Order) -> Response {
-        let job = create(&world, ticket, order);
-        if job.faults.hook == Some(Ring::Early) {
-            world.settle();
-            world.ring_early(&job).await;
-        }
+        let job = world.begin(create(&world, ticket, order)).await;
         let status = job.faults.submit_status.as_ref().map_or("queued", |status| status.0.as_str());
         let mut body = json!({
             "job_id": job.id,
@@ -136,12 +132,10 @@ fn check(body: &Value) -> Result<Order, Wrong> {
     })
 }
 
-fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
+fn create(world: &World, ticket: Ticket, order: Order) -> Job {
     let Ticket { seq, prompt, faults, weight, .. } = ticket;
     let mut chance = world.chance(seq, "v1");
-    let early = faults.hook == Some(Ring::Early);
-    let own = chance.seconds(5.0, 9.0);
-    let span = if early { std::time::Duration::ZERO } else { world.generation(&faults, own) };
+    let span = world.generation(&faults, chance.seconds(5.0, 9.0));
     let ending = faults.ending("INTERNAL_ERROR");
     let count = 1_u64.saturating_sub(faults.missing.unwrap_or(0));
     let pictures = world.commission(&Commission {
@@ -159,9 +153,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
     let id = faults.task_id.as_ref().map_or(format!("job_{letters}"), |verbatim| verbatim.0.clone());
     world.ledger.accept(seq, Some(&id), 0);
     let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight };
-    let job = world.jobs.add(Job::new(taken, world.now(), span, jobs::Order::V1(order)));
-    world.hooks.look_again();
-    job
+    Job::new(taken, world.now(), span, jobs::Order::V1(order))
 }
 
 fn natural(job: &Job, now: Millis) -> &'static str {

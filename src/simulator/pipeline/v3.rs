@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{poll, told, unprocessable};
 use crate::simulator::connection::Switch;
 use crate::simulator::dialect::{Dialect, json_answer};
-use crate::simulator::faults::{Endpoint, Ring};
+use crate::simulator::faults::Endpoint;
 use crate::simulator::fields::{Fields, Wrong};
 use crate::simulator::files::{Commission, Format, Place};
 use crate::simulator::hooks::{Callback, Letter};
@@ -94,11 +94,7 @@ impl Desk for V3 {
     }
 
     async fn take(world: Arc<World>, ticket: Ticket, order: Order) -> Response {
-        let job = create(&world, ticket, order);
-        if job.faults.hook == Some(Ring::Early) {
-            world.settle();
-            world.ring_early(&job).await;
-        }
+        let job = world.begin(create(&world, ticket, order)).await;
         let at_once = job.faults.at_once;
         let code = if at_once { StatusCode::OK } else { StatusCode::ACCEPTED };
         let status = match &job.faults.submit_status {
@@ -154,12 +150,11 @@ fn check(body: &Value) -> Result<Order, Wrong> {
     })
 }
 
-fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
+fn create(world: &World, ticket: Ticket, order: Order) -> Job {
     let Ticket { seq, prompt, faults, weight, .. } = ticket;
     let mut chance = world.chance(seq, "v3");
     let own: f64 = (0..order.samples).map(|_| chance.seconds(3.0, 5.0)).sum();
-    let at_once = faults.at_once || faults.hook == Some(Ring::Early);
-    let span = if at_once { std::time::Duration::ZERO } else { world.generation(&faults, own) };
+    let span = world.generation(&faults, own);
     let ending = faults.ending("INTERNAL_ERROR");
     let count = order.samples.saturating_sub(faults.missing.unwrap_or(0));
     // What a caller prefixes becomes part of a path.
@@ -182,9 +177,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Arc<Job> {
     let id = faults.task_id.as_ref().map_or(uuid, |verbatim| verbatim.0.clone());
     world.ledger.accept(seq, Some(&id), 0);
     let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight };
-    let job = world.jobs.add(Job::new(taken, world.now(), span, jobs::Order::V3(order)));
-    world.hooks.look_again();
-    job
+    Job::new(taken, world.now(), span, jobs::Order::V3(order))
 }
 
 fn natural(job: &Job, now: crate::domain::clock::Millis) -> &'static str {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Endpoint, Faults, Options, Reception, Rule, Simulator};
+use super::{Endpoint, Faults, Options, Outcome, Reception, Rule, Simulator};
 use crate::domain::clock::{Millis, TestClock};
 
 /// 2026-09-21, a Monday.
@@ -132,10 +132,13 @@ impl Bench {
         self.simulator.ledger().pop().expect("a reception")
     }
 
-    /// Waits until so many POSTs were received.
+    /// Waits until so many POSTs were received and the last of them was decided on.
     async fn received(&self, count: usize) {
+        let decided = |ledger: Vec<Reception>| {
+            ledger.len() >= count && ledger.last().is_some_and(|last| last.outcome != Outcome::Received)
+        };
         let arrived = async {
-            while self.simulator.ledger().len() < count {
+            while !decided(self.simulator.ledger()) {
                 tokio::task::yield_now().await;
             }
         };
