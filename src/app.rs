@@ -50,12 +50,14 @@ impl App {
     /// Puts a gateway together that will be reached at `address`.
     pub async fn open(config: &Config, address: SocketAddr, around: Surroundings) -> anyhow::Result<Self> {
         let clock = around.clock;
-        let store = Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
+        let store =
+            Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
         if config.store.url.starts_with("sqlite:") {
             store.wake_all().await?;
         }
         let blobs = Blobs::open(&config.blobs.url).await?;
-        let policy = Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
+        let policy =
+            Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
         let net = Net::open(policy, around.lookup, extra_roots(config)?)?;
         let (catalog, lanes) = open_providers(config, &net)?;
         let settings = Settings {
@@ -65,12 +67,29 @@ impl App {
             concurrency: config.engine.concurrency,
         };
         let signing = store.setting("link_key", token()).await?;
-        let links = Links::new(&base_url(config, address), signing.into_bytes(), seconds(config.blobs.link_s));
+        let links =
+            Links::new(&base_url(config, address), signing.into_bytes(), seconds(config.blobs.link_s));
         let keys = open_keys(config, &store).await?;
-        let parts = Parts { store: store.clone(), blobs: blobs.clone(), net, clock: Arc::clone(&clock), catalog, lanes, settings };
+        let parts = Parts {
+            store: store.clone(),
+            blobs: blobs.clone(),
+            net,
+            clock: Arc::clone(&clock),
+            catalog,
+            lanes,
+            settings,
+        };
         let engine = Engine::new(parts);
         let closing = CancellationToken::new();
-        let api = Api { engine: engine.clone(), store: store.clone(), blobs, links, clock, keys, closing: closing.clone() };
+        let api = Api {
+            engine: engine.clone(),
+            store: store.clone(),
+            blobs,
+            links,
+            clock,
+            keys,
+            closing: closing.clone(),
+        };
         let router = crate::api::router(api);
         Ok(Self { router, engine, store, closing, drain: seconds(config.engine.drain_s) })
     }
@@ -130,7 +149,8 @@ fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeM
             let mut route = route.clone();
             if let Some(price) = settings.prices.get(&route.provider_model) {
                 let no_image = route.price.as_ref().and_then(|price| price.no_image);
-                route.price = Some(Price { per_image: Some(*price), per_call: None, grades: Vec::new(), no_image });
+                route.price =
+                    Some(Price { per_image: Some(*price), per_call: None, grades: Vec::new(), no_image });
             }
             catalog.entries.push(Entry { provider: id.clone(), route });
         }
@@ -138,7 +158,8 @@ fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeM
     }
     for (name, fields) in &config.models {
         let mut defaults = fields.clone();
-        let model = defaults.remove("model").and_then(|model| model.as_str().map(str::to_owned)).unwrap_or_default();
+        let model =
+            defaults.remove("model").and_then(|model| model.as_str().map(str::to_owned)).unwrap_or_default();
         catalog.aliases.insert(name.clone(), Alias { model, defaults });
     }
     for model in &catalog.default_models {
@@ -161,7 +182,7 @@ fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> 
         poll_after: poll(settings.poll_after_s),
         poll_max: poll(settings.poll_max_s),
         net: net.clone(),
-        rows: Rows::read(kind.catalog, kind.name)?,
+        rows: Rows::read(kind.errors, kind.name)?,
     })
 }
 

@@ -62,7 +62,9 @@ impl Demo {
 
 fn configuration(address: SocketAddr, upstream: &str, folder: &Path) -> String {
     let provider = |id: &str| {
-        format!("[providers.{id}]\nkind = \"{id}\"\nbase_url = \"{upstream}\"\napi_key = \"demo-key\"\npoll_after_s = 1\n\n")
+        format!(
+            "[providers.{id}]\nkind = \"{id}\"\nbase_url = \"{upstream}\"\napi_key = \"demo-key\"\npoll_after_s = 1\n\n"
+        )
     };
     let folder = folder.display();
     format!(

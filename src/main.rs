@@ -100,18 +100,26 @@ impl ConfigFile {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the environment enters here, and goes to the configuration alone")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment enters here, and goes to the configuration alone"
+)]
 fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn main() -> ExitCode {
-    let outcome = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime").and_then(|runtime| {
-        let outcome = runtime.block_on(run(Cli::parse().command));
-        // What is still running was told to stop; it is not waited for twice.
-        runtime.shutdown_background();
-        outcome
-    });
+    let outcome =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime").and_then(
+            |runtime| {
+                let outcome = runtime.block_on(run(Cli::parse().command));
+                // What is still running was told to stop; it is not waited for twice.
+                runtime.shutdown_background();
+                outcome
+            },
+        );
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -160,7 +168,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Migrate { config } => {
             let config = config.load()?;
-            let store = Store::open(&config.store.url, Exclusive::No, true, Arc::new(SystemClock::start())).await?;
+            let store =
+                Store::open(&config.store.url, Exclusive::No, true, Arc::new(SystemClock::start())).await?;
             store.close().await;
             say("The database is up to date.\n")
         }
@@ -191,7 +200,8 @@ async fn serve(
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let around = Surroundings { clock: Arc::new(SystemClock::start()), lookup: Arc::new(SystemLookup), migrate };
+    let around =
+        Surroundings { clock: Arc::new(SystemClock::start()), lookup: Arc::new(SystemLookup), migrate };
     let app = App::open(config, address, around).await?;
     app.engine.start();
     let stop = CancellationToken::new();
@@ -226,7 +236,10 @@ async fn stop_signal() -> anyhow::Result<()> {
 
 async fn demo(listen: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
     if !listen.ip().is_loopback() {
-        return Err(Unstartable(format!("the demo asks nobody for a key, so it listens on loopback only, not on {listen}")).into());
+        return Err(Unstartable(format!(
+            "the demo asks nobody for a key, so it listens on loopback only, not on {listen}"
+        ))
+        .into());
     }
     let listener = bind(listen).await?;
     let demo = Demo::start(listener.local_addr()?, data_dir).await?;

@@ -48,7 +48,14 @@ fn imports(line: &str) -> Vec<&str> {
         let rest = &line[at + "crate::".len()..];
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
         if rest.starts_with('{') {
-            rooms.extend(rest[1..].split(['}', ',']).filter_map(|part| part.trim().split("::").next()));
+            rooms.extend(
+                rest[1..]
+                    .split('}')
+                    .next()
+                    .unwrap()
+                    .split(',')
+                    .filter_map(|part| part.trim().split("::").next()),
+            );
         } else {
             rooms.push(&rest[..end]);
         }
@@ -77,7 +84,11 @@ fn imports_point_down() {
                     },
                 };
                 if !allowed {
-                    wrong.push(format!("src/{name}:{}: {room} imports {imported}: {}", number + 1, line.trim()));
+                    wrong.push(format!(
+                        "src/{name}:{}: {room} imports {imported}: {}",
+                        number + 1,
+                        line.trim()
+                    ));
                 }
             }
         }
@@ -90,7 +101,9 @@ fn the_ground_floor_knows_no_sockets_rows_or_runtime() {
     let banned = ["tokio::", "sqlx::", "reqwest::", "axum::", "hyper::"];
     let mut wrong = Vec::new();
     for (name, room, text) in all_sources().into_iter().filter(|(_, room, _)| room == "domain") {
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+        for (number, line) in
+            text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
             if banned.iter().any(|word| line.contains(word)) {
                 wrong.push(format!("src/{name}:{}: {room}: {}", number + 1, line.trim()));
             }

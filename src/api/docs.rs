@@ -5,7 +5,9 @@ use axum::extract::Path;
 use axum::response::Html;
 use axum::routing::get;
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApiBuilder, tag::TagBuilder};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -32,7 +34,9 @@ pub(super) fn about() -> OpenApi {
         .title("Easel")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(ABOUT))
-        .license(Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
+        .license(Some(
+            utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),
+        ));
     let components = ComponentsBuilder::new()
         .security_scheme("bearer", bearer)
         .security_scheme("api_key", header)
@@ -48,7 +52,8 @@ pub(super) fn about() -> OpenApi {
 
 /// The pages.
 pub(super) fn pages(document: OpenApi) -> Router<Api> {
-    let config = Config::default().try_it_out_enabled(true).display_request_duration(true).persist_authorization(true);
+    let config =
+        Config::default().try_it_out_enabled(true).display_request_duration(true).persist_authorization(true);
     Router::new()
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document).config(config))
         .route("/errors/{code}", get(error_page))
@@ -57,7 +62,8 @@ pub(super) fn pages(document: OpenApi) -> Router<Api> {
 async fn error_page(Path(name): Path<String>) -> Result<Html<String>, ApiError> {
     let code = Code::ALL.iter().find(|code| code.as_str() == name).ok_or_else(ApiError::not_found)?;
     let meaning = code.meaning();
-    let retry = if meaning.retryable { "The same request can succeed later." } else { "Asking again will not help." };
+    let retry =
+        if meaning.retryable { "The same request can succeed later." } else { "Asking again will not help." };
     Ok(Html(format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
          <title>{name}</title><style>body{{font:16px/1.6 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}}\

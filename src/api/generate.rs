@@ -71,7 +71,8 @@ pub(super) async fn generate(
     if accepted.replayed {
         headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
-    if let Some(applied) = patience.and_then(|seconds| HeaderValue::from_str(&format!("wait={seconds}")).ok()) {
+    if let Some(applied) = patience.and_then(|seconds| HeaderValue::from_str(&format!("wait={seconds}")).ok())
+    {
         headers.insert("preference-applied", applied);
     }
     Ok(response)
@@ -162,10 +163,16 @@ fn check(request: &GenerateRequest) -> Result<(), ApiError> {
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let mut keys = headers.get_all("idempotency-key").iter();
     let Some(key) = keys.next() else { return Ok(None) };
-    let text = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
+    let text = key
+        .to_str()
+        .ok()
+        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     match (text, keys.next()) {
         (Some(key), None) => Ok(Some(key.to_owned())),
-        _ => Err(ApiError::new(Code::InvalidRequest, "Idempotency-Key: one header of 1 to 255 visible ASCII characters")),
+        _ => Err(ApiError::new(
+            Code::InvalidRequest,
+            "Idempotency-Key: one header of 1 to 255 visible ASCII characters",
+        )),
     }
 }
 

@@ -4,8 +4,8 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, RANGE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -62,7 +62,8 @@ pub(super) async fn get_image(
     let index: u32 = index.parse().map_err(|_| ApiError::not_found())?;
     let task: TaskId = match (&query.sig, caller) {
         (Some(sig), _) => {
-            let refused = || ApiError::new(Code::Forbidden, "the address's signature does not hold, or has expired");
+            let refused =
+                || ApiError::new(Code::Forbidden, "the address's signature does not hold, or has expired");
             let (id, expires) = (id.parse().map_err(|_| refused())?, Millis(query.expires.unwrap_or(0)));
             if !api.links.holds(id, index, expires, sig, api.clock.now()) {
                 return Err(refused());
@@ -75,12 +76,19 @@ pub(super) async fn get_image(
     let images = api.store.images(task).await?;
     let image = images.into_iter().find(|image| image.index == index).ok_or_else(ApiError::not_found)?;
     let etag = format!("\"{}\"", image.sha256);
-    if headers.get_all(IF_NONE_MATCH).iter().any(|value| value.to_str().is_ok_and(|value| value == "*" || value.contains(&etag))) {
+    if headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|value| value == "*" || value.contains(&etag)))
+    {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
-    let range = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(|value| range(value, image.bytes));
+    let range =
+        headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(|value| range(value, image.bytes));
     if let Some(Err(())) = range {
-        let mut response = ApiError::new(Code::RangeNotSatisfiable, format!("the picture has {} bytes", image.bytes)).into_response();
+        let mut response =
+            ApiError::new(Code::RangeNotSatisfiable, format!("the picture has {} bytes", image.bytes))
+                .into_response();
         response.headers_mut().insert(CONTENT_RANGE, text(&format!("bytes */{}", image.bytes)));
         return Ok(response);
     }

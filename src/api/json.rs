@@ -32,7 +32,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
         is_json(request.headers())?;
         let body = Limited::new(request.into_body(), MAX_BODY).collect();
         let body = tokio::time::timeout(BODY_WITHIN, body).await;
-        let body = body.map_err(|_| ApiError::new(Code::RequestTimeout, "the body did not arrive within 30 s"))?;
+        let body =
+            body.map_err(|_| ApiError::new(Code::RequestTimeout, "the body did not arrive within 30 s"))?;
         let bytes = match body {
             Ok(body) => body.to_bytes(),
             Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
@@ -53,7 +54,8 @@ fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let text = kind.to_str().unwrap_or_default().to_ascii_lowercase();
     let mut parts = text.split(';').map(str::trim);
     let json = parts.next().is_some_and(|kind| kind == "application/json");
-    let utf8 = parts.all(|part| part.strip_prefix("charset=").is_none_or(|set| set.trim_matches('"') == "utf-8"));
+    let utf8 =
+        parts.all(|part| part.strip_prefix("charset=").is_none_or(|set| set.trim_matches('"') == "utf-8"));
     if json && utf8 { Ok(()) } else { wrong(format!("expected application/json in UTF-8, got {kind:?}")) }
 }
 
@@ -63,7 +65,8 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let value = Strict { depth: 0 }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     let value = value.map_err(|error| ApiError::new(Code::InvalidJson, error.to_string()))?;
     if let Some(pointer) = nul(&value) {
-        let fault = FieldError::new(pointer, FieldCode::InvalidValue, "must not contain the character U+0000");
+        let fault =
+            FieldError::new(pointer, FieldCode::InvalidValue, "must not contain the character U+0000");
         return Err(ApiError::fields(Code::ValidationFailed, vec![fault]));
     }
     serde_path_to_error::deserialize(value)
@@ -85,11 +88,16 @@ fn field_error(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldEr
     let quoted = |prefix: &str| text.strip_prefix(prefix).and_then(|rest| rest.split('`').next());
     if let Some(field) = quoted("unknown field `") {
         let field = escaped(field);
-        let pointer = if pointer.ends_with(&format!("/{field}")) { pointer } else { format!("{pointer}/{field}") };
+        let pointer =
+            if pointer.ends_with(&format!("/{field}")) { pointer } else { format!("{pointer}/{field}") };
         return FieldError::new(pointer, FieldCode::UnknownField, text);
     }
     if let Some(field) = quoted("missing field `") {
-        return FieldError::new(format!("{pointer}/{}", escaped(field)), FieldCode::Required, "must be given");
+        return FieldError::new(
+            format!("{pointer}/{}", escaped(field)),
+            FieldCode::Required,
+            "must be given",
+        );
     }
     FieldError::new(pointer, FieldCode::InvalidValue, text)
 }
@@ -202,7 +210,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for StrictQuery<T>
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let query = axum::extract::Query::<T>::try_from_uri(&parts.uri);
-        query.map(|query| Self(query.0)).map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))
+        query
+            .map(|query| Self(query.0))
+            .map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))
     }
 }
 
@@ -216,7 +226,8 @@ mod tests {
         let response = read::<GenerateRequest>(body.as_bytes()).map(drop).unwrap_err().into_response();
         let status = response.status().as_u16();
         let problem = format!("{:?}", response.extensions().get::<ApiError>().unwrap());
-        let pointer = problem.split("pointer: \"").nth(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        let pointer =
+            problem.split("pointer: \"").nth(1).map(|rest| rest.split('"').next().unwrap().to_owned());
         (status, pointer)
     }
 
@@ -240,8 +251,15 @@ mod tests {
     fn what_is_not_json_is_told_so() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         for body in [
-            "", "{", r#"{"prompt":"a","prompt":"b"}"#, r#"{"prompt":"\ud800"}"#, r#"{"prompt":"x","n":1e400}"#,
-            r#"{"prompt":"x","n":NaN}"#, r#"{"prompt":"x"} x"#, &deep, r#"{"metadata":{"a":"1","a":"2"}}"#,
+            "",
+            "{",
+            r#"{"prompt":"a","prompt":"b"}"#,
+            r#"{"prompt":"\ud800"}"#,
+            r#"{"prompt":"x","n":1e400}"#,
+            r#"{"prompt":"x","n":NaN}"#,
+            r#"{"prompt":"x"} x"#,
+            &deep,
+            r#"{"metadata":{"a":"1","a":"2"}}"#,
         ] {
             assert_eq!(fault(body), (400, None), "{body:.40}");
         }

@@ -67,7 +67,10 @@ pub(super) async fn list_models(State(api): State<Api>) -> Json<Models> {
     params(("id" = String, Path, description = "The model's name")),
     responses((status = 200, description = "The model", body = ModelView), Common)
 )]
-pub(super) async fn get_model(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<ModelView>, ApiError> {
+pub(super) async fn get_model(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelView>, ApiError> {
     let model = models(api.engine.catalog()).into_iter().find(|model| model.id == id);
     model.map(Json).ok_or_else(ApiError::not_found)
 }
@@ -76,18 +79,28 @@ fn models(catalog: &Catalog) -> Vec<ModelView> {
     let mut models: Vec<ModelView> = Vec::new();
     for entry in &catalog.entries {
         let at = models.iter().position(|model| model.id == entry.route.model).unwrap_or_else(|| {
-            models.push(ModelView { id: entry.route.model.clone(), alias_of: None, operations: BTreeSet::new(), routes: Vec::new() });
+            models.push(ModelView {
+                id: entry.route.model.clone(),
+                alias_of: None,
+                operations: BTreeSet::new(),
+                routes: Vec::new(),
+            });
             models.len() - 1
         });
         models[at].operations.extend(entry.route.offers.iter().map(|offer| offer.operation));
         models[at].routes.push(route(entry));
     }
     for (name, alias) in &catalog.aliases {
-        let routes: Vec<_> = catalog.entries.iter().filter(|entry| entry.route.model == alias.model).collect();
+        let routes: Vec<_> =
+            catalog.entries.iter().filter(|entry| entry.route.model == alias.model).collect();
         models.push(ModelView {
             id: name.clone(),
             alias_of: Some(alias.model.clone()),
-            operations: routes.iter().flat_map(|entry| &entry.route.offers).map(|offer| offer.operation).collect(),
+            operations: routes
+                .iter()
+                .flat_map(|entry| &entry.route.offers)
+                .map(|offer| offer.operation)
+                .collect(),
             routes: routes.into_iter().map(route).collect(),
         });
     }

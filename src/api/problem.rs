@@ -32,7 +32,8 @@ impl ApiError {
 
     /// A request whose fields are at fault.
     pub fn fields(code: Code, errors: Vec<FieldError>) -> Self {
-        let detail = errors.first().map(|first| format!("{}: {}", first.pointer, first.detail)).unwrap_or_default();
+        let detail =
+            errors.first().map(|first| format!("{}: {}", first.pointer, first.detail)).unwrap_or_default();
         let mut error = Self::new(code, detail);
         error.problem.errors = errors;
         error
@@ -125,7 +126,8 @@ pub(super) async fn no_such_method(method: Method, request: Request<Body>) -> Ap
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature the layer asks for")]
 pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let message =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = message.unwrap_or("?"), "a handler panicked");
     ApiError::new(Code::Internal, "unexpected failure; the request id finds the log line").into_response()
 }

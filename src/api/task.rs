@@ -45,7 +45,9 @@ pub(super) async fn get_task(
     let mut task = api.task_of(&caller, &id).await?;
     match query.wait {
         Some(seconds @ 1..=MAX_WAIT_S) => task = api.wait(task, Duration::from_secs(seconds)).await?,
-        Some(_) => return Err(ApiError::new(Code::InvalidRequest, format!("wait: must be from 1 to {MAX_WAIT_S}"))),
+        Some(_) => {
+            return Err(ApiError::new(Code::InvalidRequest, format!("wait: must be from 1 to {MAX_WAIT_S}")));
+        }
         None => {}
     }
     let mut response = Json(api.view(&task).await?).into_response();

@@ -84,7 +84,8 @@ pub(super) async fn list_tasks(
     for task in &page.tasks {
         data.push(api.view(task).await?);
     }
-    let link = next_cursor.as_ref().map(|cursor| format!("</tasks?cursor={cursor}&limit={limit}>; rel=\"next\""));
+    let link =
+        next_cursor.as_ref().map(|cursor| format!("</tasks?cursor={cursor}&limit={limit}>; rel=\"next\""));
     let mut response = Json(TaskPage { data, has_more: page.has_more, next_cursor }).into_response();
     if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
         response.headers_mut().insert(LINK, link);

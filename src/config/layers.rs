@@ -69,7 +69,8 @@ fn set(table: &mut Table, path: &[String], text: &str) {
                 Some(Value::Table(old)) => is_secret(old),
                 _ => key.ends_with("key") || key.ends_with("url"),
             };
-            let parsed = toml::from_str::<Table>(&format!("v = {text}")).ok().and_then(|mut one| one.remove("v"));
+            let parsed =
+                toml::from_str::<Table>(&format!("v = {text}")).ok().and_then(|mut one| one.remove("v"));
             let value = parsed.filter(|_| !as_text).unwrap_or_else(|| Value::String(text.to_owned()));
             table.insert(key.clone(), value);
         }
@@ -84,7 +85,11 @@ fn set(table: &mut Table, path: &[String], text: &str) {
 
 /// Reads the document. A wrong value is noted and its default put in its place, so that the reading goes on; keys nobody
 /// knows are noted too.
-pub(super) fn read<T: DeserializeOwned>(mut document: Table, defaults: &str, problems: &mut Vec<String>) -> Option<T> {
+pub(super) fn read<T: DeserializeOwned>(
+    mut document: Table,
+    defaults: &str,
+    problems: &mut Vec<String>,
+) -> Option<T> {
     let defaults: Table = toml::from_str(defaults).unwrap_or_default();
     for _ in 0..100 {
         let mut unknown = Vec::new();

@@ -193,7 +193,9 @@ impl Config {
 
     fn check(&self, problems: &mut Vec<String>) {
         let mut wrong = |problem: String| problems.push(problem);
-        let http = |text: &str| Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let http = |text: &str| {
+            Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        };
         if !self.server.public_url.is_empty() && !http(&self.server.public_url) {
             wrong(format!("server.public_url: {:?} is not an http address", self.server.public_url));
         }
@@ -207,7 +209,9 @@ impl Config {
         for key in &self.auth.keys {
             match key.key.get() {
                 None => wrong(format!("auth.keys {:?}: the key is not set", key.name)),
-                Some(text) if text.len() < 16 => wrong(format!("auth.keys {:?}: shorter than 16 characters", key.name)),
+                Some(text) if text.len() < 16 => {
+                    wrong(format!("auth.keys {:?}: shorter than 16 characters", key.name))
+                }
                 Some(_) => {}
             }
         }
@@ -226,8 +230,12 @@ impl Config {
             provider.check(id, &mut wrong);
         }
         if self.active_providers().next().is_none() {
-            let unset: Vec<String> = self.providers.iter().map(|(id, one)| format!("{id} ({})", one.api_key.origin())).collect();
-            wrong(format!("providers: none is on, because none has an api_key; set one of: {}", unset.join(", ")));
+            let unset: Vec<String> =
+                self.providers.iter().map(|(id, one)| format!("{id} ({})", one.api_key.origin())).collect();
+            wrong(format!(
+                "providers: none is on, because none has an api_key; set one of: {}",
+                unset.join(", ")
+            ));
         }
         for (name, fields) in &self.models {
             check_alias(name, fields, &mut wrong);
@@ -239,7 +247,11 @@ impl Provider {
     fn check(&self, id: &str, wrong: &mut impl FnMut(String)) {
         if !KINDS.iter().any(|kind| kind.name == self.kind) {
             let known: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-            wrong(format!("providers.{id}.kind: {:?} is not known; expected one of {}", self.kind, known.join(", ")));
+            wrong(format!(
+                "providers.{id}.kind: {:?} is not known; expected one of {}",
+                self.kind,
+                known.join(", ")
+            ));
         }
         if id.contains('/') || id.is_empty() {
             wrong(format!("providers.{id}: an id must not be empty or contain '/'"));
@@ -294,7 +306,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("easel.toml");
         std::fs::write(&file, text).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::load(Some(&file), &environment).map_err(|problems| problems.0)
     }
 
@@ -331,10 +344,20 @@ mod tests {
         )
         .unwrap_err();
         for expected in [
-            "server.listen", "server.public_url", "server.port: unknown key", "engine.lease_s", "engine.concurrency",
-            "nonsense: unknown key", "providers.x.kind", "providers.x.in_flight", "models.z.model",
+            "server.listen",
+            "server.public_url",
+            "server.port: unknown key",
+            "engine.lease_s",
+            "engine.concurrency",
+            "nonsense: unknown key",
+            "providers.x.kind",
+            "providers.x.in_flight",
+            "models.z.model",
         ] {
-            assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{expected}: {problems:#?}");
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(expected)),
+                "{expected}: {problems:#?}"
+            );
         }
         assert_eq!(problems.len(), 9, "{problems:#?}");
     }

@@ -13,6 +13,7 @@ pub mod param;
 pub mod request;
 pub mod secret;
 pub mod size;
+mod state;
 pub mod task;
 mod text;
 pub mod validate;

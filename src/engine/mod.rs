@@ -3,6 +3,7 @@
 //! routes, `lane.rs` what is known of each provider account.
 
 mod accept;
+mod catalog;
 mod drive;
 mod lane;
 mod route;
@@ -18,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use accept::{Acceptance, Caller, Refusal};
+pub use catalog::{Alias, Catalog, Entry};
 pub use lane::LaneView;
-pub use route::{Alias, Catalog, Entry, NoRoute, Plan, Planned, Rejected};
+pub use route::{NoRoute, Plan, Planned, Rejected};
 
 use crate::blobs::Blobs;
 use crate::domain::clock::Clock;

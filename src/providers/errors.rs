@@ -1,10 +1,10 @@
 //! The error map as data: rows of (call, status, code, words, shape) → kind of trouble and billing. A provider's own
-//! rows, from its `catalog.toml`, come before the common ones of `errors.toml`; the first that matches decides.
+//! rows, from its own `errors.toml`, come before the common ones of `errors.toml`; the first that matches decides.
 
 use serde::Deserialize;
 
 use super::Kind;
-use super::call::Answer;
+use super::answer::Answer;
 use crate::domain::attempt::Billing;
 
 const COMMON: &str = include_str!("errors.toml");
@@ -56,6 +56,7 @@ pub struct Row {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
     errors: Vec<Row>,
@@ -66,9 +67,9 @@ struct File {
 pub struct Rows(Vec<Row>);
 
 impl Rows {
-    /// The rows of a provider's `catalog.toml` for one kind, and the common ones after them.
-    pub fn read(catalog: &str, kind: &str) -> Result<Self, toml::de::Error> {
-        let own: File = toml::from_str(catalog)?;
+    /// The rows of a provider's `errors.toml` for one kind, and the common ones after them.
+    pub fn read(own: &str, kind: &str) -> Result<Self, toml::de::Error> {
+        let own: File = toml::from_str(own)?;
         let common: File = toml::from_str(COMMON)?;
         let own = own
             .errors

@@ -3,6 +3,7 @@
 //!
 //! One provider = one folder, its `mod` line, and its row in [`KINDS`].
 
+pub mod answer;
 pub mod call;
 mod errors;
 mod imagepipeline;
@@ -42,8 +43,8 @@ pub struct KindEntry {
     pub key_header: &'static str,
     /// How many tasks may be at the provider at once when the block does not say.
     pub in_flight: u32,
-    /// Its `catalog.toml`.
-    pub catalog: &'static str,
+    /// Its `errors.toml`.
+    pub errors: &'static str,
     /// Makes the adapter for one configured account.
     pub open: fn(Account, &Options) -> Result<Arc<dyn Provider>, OpenError>,
 }

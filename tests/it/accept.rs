@@ -24,11 +24,26 @@ async fn bad_input_gets_a_problem_and_leaves_nothing(#[values(Db::Sqlite, Db::Po
         (r#"{"prompt":"x","n":0}"#, 422, "validation_failed", "/n"),
         (r#"{"prompt":"x","n":1000000000}"#, 422, "validation_failed", "/n"),
         (r#"{"prompt":"x","model":"nope"}"#, 422, "validation_failed", "/model"),
-        (r#"{"prompt":"x","model":"flux-dev","guidance_scale":5.1}"#, 422, "validation_failed", "/guidance_scale"),
+        (
+            r#"{"prompt":"x","model":"flux-dev","guidance_scale":5.1}"#,
+            422,
+            "validation_failed",
+            "/guidance_scale",
+        ),
         (r#"{"prompt":"x","model":"flux-dev","seed":1,"strict":true}"#, 422, "unservable", "/seed"),
         (r#"{"prompt":"x","model":"gpt-4o-image","operation":"inpaint"}"#, 422, "unservable", "/operation"),
-        (r#"{"prompt":"x","routing":{"max_cost_usd":"-1"}}"#, 422, "validation_failed", "/routing/max_cost_usd"),
-        (r#"{"prompt":"x","model":"flux-dev","routing":{"max_cost_usd":"0.01"}}"#, 402, "max_cost_exceeded", "/routing/max_cost_usd"),
+        (
+            r#"{"prompt":"x","routing":{"max_cost_usd":"-1"}}"#,
+            422,
+            "validation_failed",
+            "/routing/max_cost_usd",
+        ),
+        (
+            r#"{"prompt":"x","model":"flux-dev","routing":{"max_cost_usd":"0.01"}}"#,
+            402,
+            "max_cost_exceeded",
+            "/routing/max_cost_usd",
+        ),
         (r#"{"prompt":"x","deadline_s":0}"#, 422, "validation_failed", "/deadline_s"),
         (r#"{"prompt":"x","prompt":"y"}"#, 400, "invalid_json", ""),
         (r#"{"prompt":"x""#, 400, "invalid_json", ""),
@@ -37,7 +52,11 @@ async fn bad_input_gets_a_problem_and_leaves_nothing(#[values(Db::Sqlite, Db::Po
     for (body, status, code, pointer) in cases {
         let answer = gateway.post("/generate", body).await;
         let problem = answer.json();
-        assert_eq!((answer.status.as_u16(), problem["code"].as_str()), (*status, Some(*code)), "{body}: {problem}");
+        assert_eq!(
+            (answer.status.as_u16(), problem["code"].as_str()),
+            (*status, Some(*code)),
+            "{body}: {problem}"
+        );
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         assert_eq!(problem["type"], format!("/errors/{code}"));
         assert!(problem["request_id"].as_str().is_some_and(|id| Some(id) == answer.header("x-request-id")));
@@ -45,7 +64,9 @@ async fn bad_input_gets_a_problem_and_leaves_nothing(#[values(Db::Sqlite, Db::Po
             assert_eq!(problem["errors"][0]["pointer"], *pointer, "{body}: {problem}");
         }
     }
-    let send = async |headers: &[(&str, &str)], body: &str| gateway.send(Method::POST, "/generate", headers, Some(body)).await;
+    let send = async |headers: &[(&str, &str)], body: &str| {
+        gateway.send(Method::POST, "/generate", headers, Some(body)).await
+    };
     let good = r#"{"prompt":"x"}"#;
     for (headers, status) in [
         (&[("content-type", "text/plain")][..], 415),
@@ -75,7 +96,9 @@ async fn bad_input_gets_a_problem_and_leaves_nothing(#[values(Db::Sqlite, Db::Po
 #[tokio::test]
 async fn one_key_is_one_task(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::start(db).await;
-    let send = async |key: &str, body: &str| gateway.send(Method::POST, "/generate", &[("idempotency-key", key)], Some(body)).await;
+    let send = async |key: &str, body: &str| {
+        gateway.send(Method::POST, "/generate", &[("idempotency-key", key)], Some(body)).await
+    };
     let first = send("k1", r#"{"prompt":"a cat","size":"64x64","n":1}"#).await;
     assert_eq!((first.status, first.header("idempotency-replayed")), (StatusCode::ACCEPTED, None));
     let id = first.json()["id"].clone();
@@ -93,7 +116,11 @@ async fn one_key_is_one_task(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     assert_eq!(foreign.status, StatusCode::ACCEPTED);
     gateway.settle(id.as_str().unwrap()).await;
     let after = send("k1", r#"{"prompt":"a cat","size":"64x64","n":1}"#).await;
-    assert_eq!((after.status, &after.json()["id"]), (StatusCode::OK, &id), "the end is replayed, not bought again");
+    assert_eq!(
+        (after.status, &after.json()["id"]),
+        (StatusCode::OK, &id),
+        "the end is replayed, not bought again"
+    );
     gateway.stop().await;
 }
 
@@ -102,11 +129,19 @@ async fn one_key_is_one_task(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
 async fn a_thousand_at_once_with_one_key_are_one_task(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::start(db).await;
     let one = async || {
-        let answer = gateway.send(Method::POST, "/generate", &[("idempotency-key", "same")], Some(r#"{"prompt":"a cat","size":"64x64"}"#)).await;
+        let answer = gateway
+            .send(
+                Method::POST,
+                "/generate",
+                &[("idempotency-key", "same")],
+                Some(r#"{"prompt":"a cat","size":"64x64"}"#),
+            )
+            .await;
         (answer.status, answer.header("idempotency-replayed").is_some(), answer.json())
     };
     let answers = futures_util::future::join_all((0..1_000).map(|_| one())).await;
-    let ids: std::collections::BTreeSet<String> = answers.iter().map(|(_, _, task)| task["id"].to_string()).collect();
+    let ids: std::collections::BTreeSet<String> =
+        answers.iter().map(|(_, _, task)| task["id"].to_string()).collect();
     assert_eq!(ids.len(), 1);
     assert_eq!(answers.iter().filter(|(_, replayed, _)| !replayed).count(), 1);
     assert!(answers.iter().all(|(status, _, _)| *status == StatusCode::ACCEPTED));
@@ -121,13 +156,17 @@ async fn queued_tasks_are_called_off_for_nothing(#[values(Db::Sqlite, Db::Postgr
     let gateway = Gateway::start(db).await;
     let task = gateway.generate(r#"{"prompt":"a cat"}"#).await;
     let path = format!("/tasks/{}/cancel", task["id"].as_str().unwrap());
-    let theirs = gateway.send(Method::POST, &path, &[("authorization", &format!("Bearer {OTHER_KEY}"))], None).await;
+    let theirs =
+        gateway.send(Method::POST, &path, &[("authorization", &format!("Bearer {OTHER_KEY}"))], None).await;
     assert_eq!(theirs.status, StatusCode::NOT_FOUND);
     let canceled = gateway.send(Method::POST, &path, &[], None).await;
     assert_eq!((canceled.status, canceled.json()["status"].as_str()), (StatusCode::OK, Some("canceled")));
     assert_eq!(canceled.json()["cost"]["billed"], "no");
     let again = gateway.send(Method::POST, &path, &[], None).await;
-    assert_eq!((again.status, again.json()["code"].as_str()), (StatusCode::CONFLICT, Some("already_finished")));
+    assert_eq!(
+        (again.status, again.json()["code"].as_str()),
+        (StatusCode::CONFLICT, Some("already_finished"))
+    );
     gateway.app.engine.run_until_idle().await.unwrap();
     assert_eq!(gateway.receptions(), 0);
     gateway.stop().await;
@@ -141,12 +180,16 @@ async fn tasks_are_listed_newest_first_and_page_by_page(#[values(Db::Sqlite, Db:
     for n in 0..5 {
         gateway.clock.advance(std::time::Duration::from_secs(1));
         let model = if n == 2 { "gpt-4o-image" } else { "flux-dev" };
-        ids.push(gateway.generate(&json!({"prompt": format!("cat {n}"), "model": model}).to_string()).await["id"].clone());
+        ids.push(
+            gateway.generate(&json!({"prompt": format!("cat {n}"), "model": model}).to_string()).await["id"]
+                .clone(),
+        );
     }
     ids.reverse();
     let list = async |query: &str| {
         let page = gateway.get(&format!("/tasks{query}")).await.json();
-        let ids: Vec<Value> = page["data"].as_array().unwrap().iter().map(|task| task["id"].clone()).collect();
+        let ids: Vec<Value> =
+            page["data"].as_array().unwrap().iter().map(|task| task["id"].clone()).collect();
         (ids, page["next_cursor"].as_str().map(str::to_owned))
     };
     assert_eq!(list("").await, (ids.clone(), None));
@@ -164,7 +207,9 @@ async fn tasks_are_listed_newest_first_and_page_by_page(#[values(Db::Sqlite, Db:
     let cut = gateway.task(ids[2].as_str().unwrap()).await["created_at"].as_str().unwrap().to_owned();
     assert_eq!(list(&format!("?created_before={cut}")).await.0, ids[3..]);
     assert_eq!(list(&format!("?created_after={cut}&limit=200")).await.0.len(), 4);
-    for wrong in ["?limit=0", "?limit=201", "?cursor=x", "?status=odd", "?nonsense=1", "?created_after=yesterday"] {
+    for wrong in
+        ["?limit=0", "?limit=201", "?cursor=x", "?status=odd", "?nonsense=1", "?created_after=yesterday"]
+    {
         assert_eq!(gateway.get(&format!("/tasks{wrong}")).await.status, StatusCode::BAD_REQUEST, "{wrong}");
     }
     assert_eq!(gateway.get("/tasks/task_0123").await.status, StatusCode::NOT_FOUND);

@@ -34,7 +34,7 @@ pub struct Gateway {
     pub clock: Arc<TestClock>,
     pub simulator: Simulator,
     pub app: App,
-    pub folder: TempDir,
+    _folder: TempDir,
     http: reqwest::Client,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -51,7 +51,8 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
     }
 
     /// A header's value.
@@ -69,7 +70,8 @@ impl Gateway {
     /// The same, with more configuration.
     pub async fn configured(db: Db, more: &str) -> Self {
         let clock = Arc::new(TestClock::at(Millis(1_790_000_000_000)));
-        let gateway = Self::with_clock(db, more, Arc::clone(&clock), Arc::clone(&clock) as Arc<dyn Clock>).await;
+        let gateway =
+            Self::with_clock(db, more, Arc::clone(&clock), Arc::clone(&clock) as Arc<dyn Clock>).await;
         gateway
     }
 
@@ -97,11 +99,17 @@ impl Gateway {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(easel::server::serve(listener, app.router.clone(), stop.clone()));
         let url = format!("http://{address}");
-        Self { url, clock: test_clock, simulator, app, folder, http: client(), stop, tasks }
+        Self { url, clock: test_clock, simulator, app, _folder: folder, http: client(), stop, tasks }
     }
 
     /// Sends a request with the usual key.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Answer {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if !headers.iter().any(|(name, _)| matches!(*name, "authorization" | "x-api-key")) {
             request = request.header("authorization", format!("Bearer {KEY}"));
@@ -213,7 +221,8 @@ async fn fresh_postgres() -> String {
         "TEST_POSTGRES_URL is not set: run script/test, which brings a Postgres of its own. A suite that quietly skips a database is a defect.",
     );
     let name = format!("easel_{}", easel::domain::secret::token());
-    let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.expect("TEST_POSTGRES_URL answers");
+    let mut admin =
+        <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.expect("TEST_POSTGRES_URL answers");
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
     let mut url = url::Url::parse(&url).unwrap();
     url.set_path(&name);
@@ -232,7 +241,9 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
     );
     for kind in easel::providers::KINDS {
         let name = kind.name;
-        text += &format!("[providers.{name}]\nkind = \"{name}\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = 50\npoll_after_s = 0.05\n");
+        text += &format!(
+            "[providers.{name}]\nkind = \"{name}\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = 50\npoll_after_s = 0.05\n"
+        );
     }
     text + more
 }

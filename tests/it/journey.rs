@@ -10,10 +10,12 @@ use crate::harness::{Db, Gateway, OTHER_KEY};
 #[tokio::test]
 async fn every_route_gives_a_picture_of_the_asked_size(
     #[values(Db::Sqlite, Db::Postgres)] db: Db,
-    #[values("flux-schnell", "flux-dev", "flux-dev-advanced", "gpt-4o-image", "imagepipeline/flux-schnell")] model: &str,
+    #[values("flux-schnell", "flux-dev", "flux-dev-advanced", "gpt-4o-image", "imagepipeline/flux-schnell")]
+    model: &str,
 ) {
     let gateway = Gateway::start(db).await;
-    let task = gateway.run(&json!({"prompt": "a little cat", "model": model, "size": "96x64"}).to_string()).await;
+    let task =
+        gateway.run(&json!({"prompt": "a little cat", "model": model, "size": "96x64"}).to_string()).await;
     assert_eq!(task["status"], "succeeded", "{task}");
     let image = &task["images"][0];
     assert_eq!((image["width"].as_u64(), image["height"].as_u64()), (Some(96), Some(64)), "{task}");
@@ -39,8 +41,13 @@ async fn images_go_in_by_flux_and_by_chat(#[values(Db::Sqlite, Db::Postgres)] db
         ("flux-dev", json!([input]), "image_to_image"),
         ("gpt-4o-image", json!([input, {"url": "https://example.com/other.png"}]), "edit"),
     ] {
-        let task = gateway.run(&json!({"prompt": "a bear", "model": model, "images": images}).to_string()).await;
-        assert_eq!((task["status"].as_str(), task["operation"].as_str()), (Some("succeeded"), Some(operation)), "{task}");
+        let task =
+            gateway.run(&json!({"prompt": "a bear", "model": model, "images": images}).to_string()).await;
+        assert_eq!(
+            (task["status"].as_str(), task["operation"].as_str()),
+            (Some("succeeded"), Some(operation)),
+            "{task}"
+        );
     }
     gateway.stop().await;
 }
@@ -65,7 +72,8 @@ async fn a_picture_is_served_like_a_file(#[values(Db::Sqlite, Db::Postgres)] db:
     let gateway = Gateway::start(db).await;
     let task = gateway.run(r#"{"prompt":"a cat","size":"64x64"}"#).await;
     let path = format!("/tasks/{}/images/0", task["id"].as_str().unwrap());
-    let get = async |path: &str, headers: &[(&str, &str)]| gateway.send(Method::GET, path, headers, None).await;
+    let get =
+        async |path: &str, headers: &[(&str, &str)]| gateway.send(Method::GET, path, headers, None).await;
     let whole = get(&path, &[]).await;
     let etag = whole.header("etag").unwrap().to_owned();
     assert_eq!(whole.header("x-content-type-options"), Some("nosniff"));
@@ -81,10 +89,17 @@ async fn a_picture_is_served_like_a_file(#[values(Db::Sqlite, Db::Postgres)] db:
     let saved = get(&format!("{path}?download=1"), &[]).await;
     assert!(saved.header("content-disposition").unwrap().starts_with("attachment"));
     // Another tenant, a missing picture and a wrong signature.
-    assert_eq!(get(&path, &[("authorization", &format!("Bearer {OTHER_KEY}"))]).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        get(&path, &[("authorization", &format!("Bearer {OTHER_KEY}"))]).await.status,
+        StatusCode::NOT_FOUND
+    );
     assert_eq!(get(&path.replace("images/0", "images/1"), &[]).await.status, StatusCode::NOT_FOUND);
     let signed = task["images"][0]["url"].as_str().unwrap().strip_prefix(&gateway.url).unwrap();
-    for wrong in [signed.replace("sig=", "sig=0"), signed.replace("expires=1", "expires=2"), signed.replace("images/0", "images/1")] {
+    for wrong in [
+        signed.replace("sig=", "sig=0"),
+        signed.replace("expires=1", "expires=2"),
+        signed.replace("images/0", "images/1"),
+    ] {
         assert_eq!(get(&wrong, &[("authorization", "")]).await.status, StatusCode::FORBIDDEN, "{wrong}");
     }
     gateway.stop().await;

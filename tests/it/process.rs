@@ -90,7 +90,10 @@ async fn a_start_that_cannot_succeed_says_why_and_exits_78() {
     let config = with("127.0.0.1:0", &store);
     let text = std::fs::read_to_string(&config).unwrap().replace("/blobs\"", "/file/blobs\"");
     refuses(&run(&["serve", "--config", &write(&folder, &text)], at), "cannot open the blob store");
-    refuses(&run(&["serve", "--no-migrate", "--config", &config.replace("easel.toml", "fresh.toml")], at), "fresh.toml");
+    refuses(
+        &run(&["serve", "--no-migrate", "--config", &config.replace("easel.toml", "fresh.toml")], at),
+        "fresh.toml",
+    );
 }
 
 #[tokio::test]
@@ -123,11 +126,19 @@ async fn killed_and_started_again_it_finishes_and_pays_once() {
 
     let http = client();
     let running = start();
-    let request = http.post(format!("http://{gateway}/generate")).bearer_auth(KEY).header("content-type", "application/json");
-    let accepted = request.body(r#"{"prompt":"a little cat","model":"flux-schnell","size":"64x64"}"#).send().await.unwrap();
+    let request = http
+        .post(format!("http://{gateway}/generate"))
+        .bearer_auth(KEY)
+        .header("content-type", "application/json");
+    let accepted = request
+        .body(r#"{"prompt":"a little cat","model":"flux-schnell","size":"64x64"}"#)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(accepted.status(), StatusCode::ACCEPTED);
     let task: Value = accepted.json().await.unwrap();
-    let url = format!("http://{gateway}{}", task["urls"]["self"].as_str().unwrap().split_once(&gateway).unwrap().1);
+    let url =
+        format!("http://{gateway}{}", task["urls"]["self"].as_str().unwrap().split_once(&gateway).unwrap().1);
     // Wait until the provider is at work: a kill inside the paid call itself leaves an unknown outcome, tested elsewhere.
     let generating = async || loop {
         let task: Value = http.get(&url).bearer_auth(KEY).send().await.unwrap().json().await.unwrap();
@@ -139,7 +150,8 @@ async fn killed_and_started_again_it_finishes_and_pays_once() {
     running.kill();
 
     let _running = start();
-    let waited = http.get(format!("{url}?wait=30")).bearer_auth(KEY).send().await.unwrap();
+    // A new client: the old one still holds a connection to the process that was killed.
+    let waited = client().get(format!("{url}?wait=30")).bearer_auth(KEY).send().await.unwrap();
     let task: Value = waited.json().await.unwrap();
     assert_eq!(task["status"], "succeeded", "{task}");
     let lines = std::fs::read_to_string(&ledger).unwrap();

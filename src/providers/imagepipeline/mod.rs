@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::call::{Answer, unknown};
+use super::answer::Answer;
+use super::call::unknown;
 use super::errors::On;
 use super::status::{self, Status};
 use super::{
@@ -21,6 +22,7 @@ use crate::domain::catalog::{self, Route};
 use crate::domain::money::Usd;
 
 const CATALOG: &str = include_str!("catalog.toml");
+const ERRORS: &str = include_str!("errors.toml");
 
 /// imagepipeline.
 pub(super) const KIND: KindEntry = KindEntry {
@@ -28,7 +30,7 @@ pub(super) const KIND: KindEntry = KindEntry {
     base_url: "https://api.imagepipeline.io",
     key_header: "api-key",
     in_flight: 2,
-    catalog: CATALOG,
+    errors: ERRORS,
     open,
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::call::{Answer, handle};
+use super::super::answer::{Answer, handle};
 use super::super::{Job as Ordered, Made, MadeSource};
 use crate::domain::image::ImageKind;
 

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::super::call::{Answer, handle, salvage, unknown};
+use super::super::answer::{Answer, decode_base64, handle, salvage};
+use super::super::call::unknown;
 use super::super::errors::On;
 use super::super::status::{self, Status};
 use super::super::{
@@ -282,7 +283,7 @@ fn pictures(data: &Value, preprocessed: bool) -> Vec<Made> {
         let inline = output.get("image_base64").and_then(Value::as_str);
         let listed = output.get("data").and_then(Value::as_array).into_iter().flatten();
         let inline = inline.into_iter().chain(listed.filter_map(|item| item.get("b64_json")?.as_str()));
-        made.extend(inline.filter_map(super::super::call::decode_base64).map(MadeSource::Bytes));
+        made.extend(inline.filter_map(decode_base64).map(MadeSource::Bytes));
     }
     // Asked for, the preprocessed control image comes last, after at least one picture.
     let last = made.len().saturating_sub(1);

@@ -11,7 +11,8 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::super::call::{Answer, unknown};
+use super::super::answer::Answer;
+use super::super::call::unknown;
 use super::super::errors::{On, Shape};
 use super::super::{
     Account, Asked, Done, Job, Kind, Made, MadeSource, OpenError, Options, Pace, Progress, Provider,

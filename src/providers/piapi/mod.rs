@@ -7,6 +7,7 @@ mod links;
 use super::KindEntry;
 
 const CATALOG: &str = include_str!("catalog.toml");
+const ERRORS: &str = include_str!("errors.toml");
 
 /// Flux.
 pub(super) const FLUX: KindEntry = KindEntry {
@@ -15,7 +16,7 @@ pub(super) const FLUX: KindEntry = KindEntry {
     key_header: "x-api-key",
     // What free and basic plans were seen to allow.
     in_flight: 2,
-    catalog: CATALOG,
+    errors: ERRORS,
     open: flux::open,
 };
 
@@ -26,6 +27,6 @@ pub(super) const GPT_4O_IMAGE: KindEntry = KindEntry {
     base_url: "https://proxy.piapi.ai",
     key_header: "authorization",
     in_flight: 8,
-    catalog: CATALOG,
+    errors: ERRORS,
     open: gpt_4o_image::open,
 };
