@@ -75,15 +75,12 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 /// A type error as a fault of a field.
 fn field_error(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError {
-    let mut pointer = String::new();
-    for segment in error.path() {
-        match segment {
-            Segment::Seq { index } => pointer += &format!("/{index}"),
-            Segment::Map { key } => pointer += &format!("/{}", escaped(key)),
-            Segment::Enum { variant } => pointer += &format!("/{}", escaped(variant)),
-            Segment::Unknown => {}
-        }
-    }
+    let steps = error.path().iter().map(|segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key: name } | Segment::Enum { variant: name } => format!("/{}", escaped(name)),
+        Segment::Unknown => String::new(),
+    });
+    let pointer: String = steps.collect();
     let text = error.inner().to_string();
     let quoted = |prefix: &str| text.strip_prefix(prefix).and_then(|rest| rest.split('`').next());
     if let Some(field) = quoted("unknown field `") {
@@ -244,7 +241,7 @@ mod tests {
         assert_eq!(fault(r#"{"prompt":"x","controls":[{"type":"a","image":7}]}"#), at("/controls/0/image"));
         assert_eq!(fault(r#"{"prompt":"x","metadata":{"a/b":1}}"#), at("/metadata/a~1b"));
         assert_eq!(fault(r#"{"prompt":"a\u0000b"}"#), at("/prompt"));
-        assert_eq!(fault(r#"[]"#).0, 422);
+        assert_eq!(fault(r"[]").0, 422);
     }
 
     #[test]

@@ -210,7 +210,7 @@ impl Config {
             match key.key.get() {
                 None => wrong(format!("auth.keys {:?}: the key is not set", key.name)),
                 Some(text) if text.len() < 16 => {
-                    wrong(format!("auth.keys {:?}: shorter than 16 characters", key.name))
+                    wrong(format!("auth.keys {:?}: shorter than 16 characters", key.name));
                 }
                 Some(_) => {}
             }

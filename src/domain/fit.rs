@@ -91,7 +91,7 @@ impl Fitting {
         let asked = Value::from(ratio.to_string());
         match offer.params.get(&ParamName::Size) {
             Some(Param { in_prompt: true, .. }) => {
-                self.adjust("/aspect_ratio", asked.clone(), asked, IN_PROMPT)
+                self.adjust("/aspect_ratio", asked.clone(), asked, IN_PROMPT);
             }
             Some(Param { rule: Rule::Size(rule), .. }) => self.request.size = largest(rule, ratio),
             _ => self.adjust("/aspect_ratio", asked, Value::Null, "this route chooses the shape itself"),
@@ -121,7 +121,7 @@ impl Fitting {
             }
             (Some(value), Some(param)) => match &param.rule {
                 Rule::Size(_) if param.in_prompt => {
-                    self.adjust(name.pointer(), value.clone(), value, IN_PROMPT)
+                    self.adjust(name.pointer(), value.clone(), value, IN_PROMPT);
                 }
                 Rule::Size(rule) => self.size(rule),
                 Rule::Outpaint { max_added_pixels } => self.outpaint(*max_added_pixels),

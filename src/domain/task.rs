@@ -274,7 +274,7 @@ impl Task {
             Billing::No => {}
             Billing::Yes => cost.settled = cost.settled + attempt.charged.unwrap_or_default(),
             Billing::Unknown => {
-                cost.unresolved = cost.unresolved + attempt.possible_charge.unwrap_or_default()
+                cost.unresolved = cost.unresolved + attempt.possible_charge.unwrap_or_default();
             }
         }
         self.state.billed = Some(match (self.billed(), attempt.billed) {

@@ -97,11 +97,11 @@ impl Engine {
             match self
                 .inner
                 .store
-                .save(Change { notices: told.into_iter().collect(), ..Change::of(task) })
+                .save(Change { notices: told.into_iter().collect(), ..Change::of(Box::new(task)) })
                 .await
             {
                 Err(StoreError::Stale) => {}
-                saved => return Ok(saved?),
+                saved => return Ok(*saved?),
             }
         }
         Err(Refusal::TooLate(Code::NotCancelable, format!("{id} is just being sent to a provider")))

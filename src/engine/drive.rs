@@ -23,20 +23,21 @@ const MISSING_FOR: Duration = Duration::from_mins(10);
 const ASSET_WINDOW: Duration = Duration::from_hours(24);
 
 /// Performs what the task's phase calls for.
-pub(super) async fn run(engine: &Inner, task: Task) {
+pub(super) async fn run(engine: &Inner, task: Box<Task>) {
+    // Boxed each: a worker is as large as the phase it is in, not as the largest of them.
     match task.phase {
-        Phase::Queued => engine.start(task).await,
-        Phase::Submitting => engine.lost(task).await,
-        Phase::Waiting => engine.poll(task).await,
-        Phase::Reconciling => engine.reconcile(task).await,
-        Phase::Storing => engine.bring(task).await,
+        Phase::Queued => Box::pin(engine.start(task)).await,
+        Phase::Submitting => Box::pin(engine.lost(task)).await,
+        Phase::Waiting => Box::pin(engine.poll(task)).await,
+        Phase::Reconciling => Box::pin(engine.reconcile(task)).await,
+        Phase::Storing => Box::pin(engine.bring(task)).await,
         Phase::Succeeded | Phase::Failed | Phase::Canceled => {}
     }
 }
 
 impl Inner {
     /// The worker that was submitting is gone, and its answer with it.
-    async fn lost(&self, task: Task) {
+    async fn lost(&self, task: Box<Task>) {
         let Some(mut attempt) = self.attempt(&task).await else { return };
         attempt.state = AttemptState::Unknown;
         attempt.judge(Verdict::new(Billing::Unknown, "the gateway stopped while the call was under way"));
@@ -48,7 +49,7 @@ impl Inner {
     }
 
     /// Looks for a submission of unknown outcome until its window is over.
-    async fn reconcile(&self, task: Task) {
+    async fn reconcile(&self, task: Box<Task>) {
         // Without an address providers can call, nothing can turn up.
         let Some(mut attempt) = self.attempt(&task).await else { return };
         let verdict = Verdict::new(Billing::Unknown, attempt.evidence.clone());
@@ -64,7 +65,7 @@ impl Inner {
     }
 
     /// Asks how an accepted job stands.
-    async fn poll(&self, task: Task) {
+    async fn poll(&self, task: Box<Task>) {
         let now = self.clock.now();
         let Some(mut attempt) = self.attempt(&task).await else { return };
         let Some((lane, handle)) = self.lanes.get(&attempt.provider).zip(attempt.handle.clone()) else {
@@ -112,7 +113,7 @@ impl Inner {
         }
     }
 
-    async fn out_of_time(&self, task: Task, mut attempt: Attempt) {
+    async fn out_of_time(&self, task: Box<Task>, mut attempt: Attempt) {
         let verdict = Verdict::new(Billing::Unknown, "still at work when the deadline passed");
         attempt.close(AttemptState::Lost, verdict, self.clock.now());
         let failure = Failure {
@@ -125,13 +126,13 @@ impl Inner {
         self.save(task, Step::new(Event::Fail(failure), now).closing(attempt)).await;
     }
 
-    async fn stay(&self, mut task: Task, progress: Option<f32>, wake_at: Millis) {
+    async fn stay(&self, mut task: Box<Task>, progress: Option<f32>, wake_at: Millis) {
         task.state.tries += 1;
         self.save(task, Step::new(Event::Stay(progress), wake_at)).await;
     }
 
     /// The provider has made pictures: what came inside the answer is kept at once, links are committed, then fetched.
-    pub(super) async fn produce(&self, task: Task, mut attempt: Attempt, done: Done) {
+    pub(super) async fn produce(&self, task: Box<Task>, mut attempt: Attempt, done: Done) {
         let now = self.clock.now();
         let mut outputs = Vec::with_capacity(done.images.len());
         for made in done.images {
@@ -172,7 +173,7 @@ impl Inner {
     }
 
     /// Brings the pictures here. Each that has come is remembered; the rest is tried again, apart from all generation.
-    async fn bring(&self, mut task: Task) {
+    async fn bring(&self, mut task: Box<Task>) {
         let now = self.clock.now();
         let mut here: Vec<Option<Saved>> = Vec::new();
         let mut lacking = None;
@@ -197,7 +198,7 @@ impl Inner {
         match lacking {
             None => self.keep(task, here).await,
             Some(error) if now.since(since) >= ASSET_WINDOW || hopeless(&error) => {
-                self.give_up(task, here, &error).await
+                self.give_up(task, here, &error).await;
             }
             Some(_) => {
                 let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
@@ -206,7 +207,7 @@ impl Inner {
         }
     }
 
-    async fn keep(&self, task: Task, here: Vec<Option<Saved>>) {
+    async fn keep(&self, task: Box<Task>, here: Vec<Option<Saved>>) {
         let images: Vec<StoredImage> = here
             .into_iter()
             .zip(&task.state.outputs)
@@ -240,7 +241,7 @@ impl Inner {
     }
 
     /// Some pictures will not come: what is here counts, and with none the task has failed.
-    async fn give_up(&self, task: Task, here: Vec<Option<Saved>>, error: &BlobError) {
+    async fn give_up(&self, task: Box<Task>, here: Vec<Option<Saved>>, error: &BlobError) {
         if here.iter().any(Option::is_some) {
             return self.keep(task, here).await;
         }
@@ -259,7 +260,7 @@ impl Inner {
     /// The attempt is over without a picture: another may follow if this one cost nothing.
     pub(super) async fn over(
         &self,
-        mut task: Task,
+        mut task: Box<Task>,
         mut attempt: Attempt,
         state: AttemptState,
         error: ProviderError,

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::Inner;
 use super::lane::backoff;
 use crate::domain::attempt::Attempt;
@@ -51,7 +53,11 @@ impl Step {
 impl Inner {
     /// Saves a step and answers with the task as it is now; `None` when the task is another worker's, or the step may not
     /// follow: then this worker has nothing more to do.
-    pub(super) async fn save(&self, mut task: Task, step: Step) -> Option<Task> {
+    pub(super) fn save(&self, task: Box<Task>, step: Step) -> BoxFuture<'_, Option<Box<Task>>> {
+        Box::pin(self.save_until_done(task, step))
+    }
+
+    async fn save_until_done(&self, mut task: Box<Task>, step: Step) -> Option<Box<Task>> {
         let mut tries = 0;
         loop {
             let mut next = task.clone();
@@ -93,8 +99,8 @@ impl Inner {
     }
 
     /// The task as another writer left it, when the step still belongs to it.
-    async fn reread(&self, task: &Task, step: &Step) -> Option<Task> {
-        let now = self.store.task(task.id).await.ok()??;
+    async fn reread(&self, task: &Task, step: &Step) -> Option<Box<Task>> {
+        let now = Box::new(self.store.task(task.id).await.ok()??);
         let mine = now.state.attempt == task.state.attempt && !now.phase.terminal();
         if step.is_knowledge() && mine {
             return Some(now);

@@ -24,7 +24,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Sends a queued task by its best remaining route, if it may still be sent.
-    pub(super) async fn start(&self, mut task: Task) {
+    pub(super) async fn start(&self, mut task: Box<Task>) {
         let now = self.clock.now();
         if now >= task.start_by {
             let detail = "no provider could be asked before the deadline".to_owned();
@@ -72,9 +72,9 @@ impl Inner {
         &self,
         lane: &Lane,
         job: &Job<'_>,
-        mut task: Task,
+        mut task: Box<Task>,
         attempt: &Attempt,
-    ) -> (Task, Result<Progress, ProviderError>) {
+    ) -> (Box<Task>, Result<Progress, ProviderError>) {
         let (signals, mut heard) = mpsc::channel(16);
         let mut calling = std::pin::pin!(lane.provider.submit(job, &signals));
         let mut told = Instant::now();
@@ -108,7 +108,7 @@ impl Inner {
     }
 
     /// What the answer comes to.
-    async fn answered(&self, task: Task, mut attempt: Attempt, answer: Result<Progress, ProviderError>) {
+    async fn answered(&self, task: Box<Task>, mut attempt: Attempt, answer: Result<Progress, ProviderError>) {
         let now = self.clock.now();
         match answer {
             Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
@@ -173,7 +173,7 @@ impl Inner {
         }
     }
 
-    async fn fail(&self, task: Task, code: Code, detail: String) {
+    async fn fail(&self, task: Box<Task>, code: Code, detail: String) {
         let failure = Failure { code, detail, billed: task.billed(), provider: None };
         let now = self.clock.now();
         self.save(task, Step::new(Event::Fail(failure), now)).await;

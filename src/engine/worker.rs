@@ -54,7 +54,7 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, St
         Some(engine.tracker.spawn(async move {
             // Let go of the task whatever happens, a panic included: then its lease runs out.
             let _guard = LetGo { engine: Arc::clone(&worker), id };
-            drive::run(&worker, task).await;
+            drive::run(&worker, Box::new(task)).await;
         }))
     });
     Ok(work.collect())

@@ -46,8 +46,11 @@ pub struct KindEntry {
     /// Its `errors.toml`.
     pub errors: &'static str,
     /// Makes the adapter for one configured account.
-    pub open: fn(Account, &Options) -> Result<Arc<dyn Provider>, OpenError>,
+    pub open: fn(Account, &Options) -> Opened,
 }
+
+/// An adapter for one account, or why the account cannot be opened.
+pub type Opened = Result<Arc<dyn Provider>, OpenError>;
 
 /// Every adapter kind.
 pub static KINDS: &[KindEntry] = &[piapi::FLUX, piapi::GPT_4O_IMAGE, imagepipeline::KIND];
@@ -74,7 +77,7 @@ pub trait Provider: Send + Sync {
     fn pace(&self) -> Pace;
 
     /// The upstream request for a job: what `submit` sends and a dry run shows. Holds no key.
-    fn request(&self, job: &Job<'_>) -> Result<Wire, ProviderError>;
+    fn request(&self, job: &Job<'_>) -> Wire;
 
     /// Makes the one paid call. `signals` carries what is known before the answer is complete.
     async fn submit(&self, job: &Job<'_>, signals: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError>;

@@ -63,7 +63,7 @@ impl Reader {
     }
 
     /// The next whole event.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         self.ready.pop_front()
     }
 
@@ -130,7 +130,7 @@ where
     Box::pin(futures_util::stream::unfold(state, |(mut bytes, mut reader, mut cut, mut over)| async move {
         loop {
             // Whole events that came before an error are given before it.
-            if let Some(event) = reader.next() {
+            if let Some(event) = reader.take() {
                 return Some((Ok(event), (bytes, reader, cut, over)));
             }
             if let Some(cut) = cut.take() {
@@ -162,7 +162,7 @@ mod tests {
             reader.feed(piece).unwrap();
         }
         reader.end();
-        std::iter::from_fn(|| reader.next()).collect()
+        std::iter::from_fn(|| reader.take()).collect()
     }
 
     fn data(text: &str) -> Event {

@@ -62,7 +62,7 @@ pub enum Accepted {
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The task as it is to be; its version is the one it was read with.
-    pub task: Task,
+    pub task: Box<Task>,
     /// An attempt to write or write anew.
     pub attempt: Option<Attempt>,
     /// Pictures that are durable.
@@ -73,7 +73,7 @@ pub struct Change {
 
 impl Change {
     /// A change to the task alone.
-    pub fn of(task: Task) -> Self {
+    pub fn of(task: Box<Task>) -> Self {
         Self { task, attempt: None, images: Vec::new(), notices: Vec::new() }
     }
 }
@@ -187,7 +187,7 @@ impl Store {
 
     /// Saves one step; [`StoreError::Stale`] and nothing written when the task has moved on. Answers with the task as it
     /// is now.
-    pub async fn save(&self, change: Change) -> Result<Task, StoreError> {
+    pub async fn save(&self, change: Change) -> Result<Box<Task>, StoreError> {
         let now = self.clock.now();
         let task = self.db.write(move |conn| Box::pin(update(conn, change, now))).await?;
         self.changes.task_changed(task.id);
@@ -355,7 +355,7 @@ async fn insert(mut conn: Conn<'_>, task: Task) -> Result<Accepted, StoreError> 
     }
 }
 
-async fn update(mut conn: Conn<'_>, change: Change, now: Millis) -> Result<Task, StoreError> {
+async fn update(mut conn: Conn<'_>, change: Change, now: Millis) -> Result<Box<Task>, StoreError> {
     let mut task = change.task;
     let (id, state) = (task.id.to_string(), json(&task.state));
     let updated = on!(&mut conn, c => sqlx::query(UPDATE)

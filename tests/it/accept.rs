@@ -16,7 +16,7 @@ async fn bad_input_gets_a_problem_and_leaves_nothing(#[values(Db::Sqlite, Db::Po
         (r#"{"prompt":""}"#, 422, "validation_failed", "/prompt"),
         (r#"{"prompt":"\u200b\u200b"}"#, 422, "validation_failed", "/prompt"),
         (r#"{"prompt":"a\u0000b"}"#, 422, "validation_failed", "/prompt"),
-        (r#"{}"#, 422, "validation_failed", "/prompt"),
+        (r"{}", 422, "validation_failed", "/prompt"),
         (r#"{"prompt":"x","model":"flux-dev","size":"1025x1024"}"#, 422, "validation_failed", "/size"),
         (r#"{"prompt":"x","model":"flux-dev","size":"61681x17"}"#, 422, "validation_failed", "/size"),
         (r#"{"prompt":"x","size":"0x5"}"#, 422, "validation_failed", "/size"),

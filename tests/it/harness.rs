@@ -70,9 +70,8 @@ impl Gateway {
     /// The same, with more configuration.
     pub async fn configured(db: Db, more: &str) -> Self {
         let clock = Arc::new(TestClock::at(Millis(1_790_000_000_000)));
-        let gateway =
-            Self::with_clock(db, more, Arc::clone(&clock), Arc::clone(&clock) as Arc<dyn Clock>).await;
-        gateway
+
+        Self::with_clock(db, more, Arc::clone(&clock), Arc::clone(&clock) as Arc<dyn Clock>).await
     }
 
     /// A gateway that runs by itself in real time, on upstreams that are done at once.
@@ -232,18 +231,19 @@ async fn fresh_postgres() -> String {
 /// A configuration whose every provider is the simulator.
 pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) -> String {
     let blobs = folder.path().join("blobs");
-    let mut text = format!(
+    let text = format!(
         "[auth]\npepper = \"test-pepper\"\n\
          keys = [{{ name = \"test\", key = \"{KEY}\", role = \"admin\" }}, {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
          [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n\
          [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n",
         blobs.display()
     );
-    for kind in easel::providers::KINDS {
+    let providers = easel::providers::KINDS.iter().map(|kind| {
         let name = kind.name;
-        text += &format!(
-            "[providers.{name}]\nkind = \"{name}\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = 50\npoll_after_s = 0.05\n"
-        );
-    }
-    text + more
+        format!(
+            "[providers.{name}]\nkind = \"{name}\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\n\
+             in_flight = 50\npoll_after_s = 0.05\n"
+        )
+    });
+    text + &providers.collect::<String>() + more
 }

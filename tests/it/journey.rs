@@ -29,6 +29,9 @@ async fn every_route_gives_a_picture_of_the_asked_size(
     assert_eq!((decoded.width(), decoded.height()), (96, 64));
     assert_eq!(easel::domain::secret::sha256_hex(&picture.bytes), image["sha256"]);
     assert_eq!(gateway.receptions(), 1);
+    let attempts = gateway.attempts(task["id"].as_str().unwrap()).await;
+    assert_eq!(attempts.len(), 1);
+    assert_eq!((attempts[0]["state"].as_str(), attempts[0]["number"].as_u64()), (Some("succeeded"), Some(1)));
     gateway.stop().await;
 }
 

@@ -1,6 +1,10 @@
 //! The whole gateway over HTTP, on both databases, with the simulator as its upstream.
 
+#[cfg(test)]
 mod accept;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod journey;
+#[cfg(test)]
 mod process;

@@ -14,8 +14,8 @@ use super::call::unknown;
 use super::errors::On;
 use super::status::{self, Status};
 use super::{
-    Account, Asked, Done, Job, Kind, KindEntry, OpenError, Options, Pace, Pending, Progress, Provider,
-    ProviderError, Reply, Signal, Wire,
+    Account, Asked, Done, Job, Kind, KindEntry, OpenError, Opened, Options, Pace, Pending, Progress,
+    Provider, ProviderError, Reply, Signal, Wire,
 };
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};
@@ -34,7 +34,7 @@ pub(super) const KIND: KindEntry = KindEntry {
     open,
 };
 
-fn open(account: Account, options: &Options) -> Result<Arc<dyn Provider>, OpenError> {
+fn open(account: Account, options: &Options) -> Opened {
     if let Some(dialect) = options.dialect.as_deref().filter(|dialect| *dialect != "v3") {
         return Err(OpenError(format!("dialect: {dialect:?} is not known; expected \"v3\"")));
     }
@@ -62,12 +62,12 @@ impl Provider for ImagePipeline {
         }
     }
 
-    fn request(&self, job: &Job<'_>) -> Result<Wire, ProviderError> {
-        Ok(Wire::post(wire::SUBMIT, wire::body(job)))
+    fn request(&self, job: &Job<'_>) -> Wire {
+        Wire::post(wire::SUBMIT, wire::body(job))
     }
 
     async fn submit(&self, job: &Job<'_>, _: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
-        match self.account.submit(&self.request(job)?, job.not_after, 0).await? {
+        match self.account.submit(&self.request(job), job.not_after, 0).await? {
             Reply::Whole(answer) => self.read(On::Submit, &answer, None),
             Reply::Events(_) => {
                 let detail = "answered with a stream";
@@ -111,15 +111,16 @@ impl ImagePipeline {
                 Ok(Progress::Failed(error))
             }
             // Links given while a job is pending are promises, not pictures.
-            Status::Pending => match handle {
-                Some(handle) => Ok(Progress::Pending(Pending { handle, progress: job.progress })),
-                None => {
+            Status::Pending => {
+                if let Some(handle) = handle {
+                    Ok(Progress::Pending(Pending { handle, progress: job.progress }))
+                } else {
                     let mut error = self.account.judge(on, answer);
                     (error.kind, error.verdict) =
                         (Kind::Garbled, unknown("accepted in form, but without an id"));
                     Err(error)
                 }
-            },
+            }
         }
     }
 }

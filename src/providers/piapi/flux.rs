@@ -13,8 +13,8 @@ use super::super::call::unknown;
 use super::super::errors::On;
 use super::super::status::{self, Status};
 use super::super::{
-    Account, Asked, Done, Input, Job, Kind, Made, MadeSource, OpenError, Options, Pace, Pending, Progress,
-    Provider, ProviderError, Reply, Signal, Wire,
+    Account, Asked, Done, Input, Job, Kind, Made, MadeSource, OpenError, Opened, Options, Pace, Pending,
+    Progress, Provider, ProviderError, Reply, Signal, Wire,
 };
 use super::CATALOG;
 use crate::domain::attempt::{Billing, ProviderUnits, Verdict};
@@ -27,7 +27,7 @@ const TASKS: &str = "/api/v1/task";
 /// `meta.usage.consume`: 10,000,000 units are one dollar (20,000 for schnell at $0.002, 200,000 for kontext at $0.02).
 const NANOS_PER_UNIT: i64 = 100;
 
-pub(super) fn open(account: Account, _: &Options) -> Result<Arc<dyn Provider>, OpenError> {
+pub(super) fn open(account: Account, _: &Options) -> Opened {
     let routes = catalog::read(CATALOG, super::FLUX.name).map_err(|e| OpenError(e.to_string()))?;
     Ok(Arc::new(Flux { account, routes }))
 }
@@ -52,12 +52,12 @@ impl Provider for Flux {
         }
     }
 
-    fn request(&self, job: &Job<'_>) -> Result<Wire, ProviderError> {
-        Ok(Wire::post(TASKS, task(job)))
+    fn request(&self, job: &Job<'_>) -> Wire {
+        Wire::post(TASKS, task(job))
     }
 
     async fn submit(&self, job: &Job<'_>, _: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
-        let answer = match self.account.submit(&self.request(job)?, job.not_after, 0).await? {
+        let answer = match self.account.submit(&self.request(job), job.not_after, 0).await? {
             Reply::Whole(answer) => answer,
             Reply::Events(_) => {
                 return Err(ProviderError::new(
@@ -75,7 +75,7 @@ impl Provider for Flux {
         let id = id.or_else(|| (!answer.whole).then(|| salvage(&answer.body, "task_id")).flatten());
         match (id, data) {
             // A task was made, whatever else the answer says.
-            (Some(id), Some(data)) => self.read(&id, data, &answer, None),
+            (Some(id), Some(data)) => Ok(self.read(&id, data, &answer, None)),
             (Some(handle), None) => Ok(Progress::Pending(Pending { handle, progress: None })),
             (None, _) => Err(self.refusal(answer)),
         }
@@ -85,7 +85,7 @@ impl Provider for Flux {
         let mut answer = self.account.ask(&Wire::get(format!("{TASKS}/{}", asked.handle))).await?;
         match data(&answer) {
             Some(data) if (200..300).contains(&answer.status) && data.get("status").is_some() => {
-                self.read(asked.handle, data, &answer, Some(asked))
+                Ok(self.read(asked.handle, data, &answer, Some(asked)))
             }
             _ => {
                 answer.status = spoken_status(&answer);
@@ -117,23 +117,17 @@ impl Flux {
     }
 
     /// What a task object says.
-    fn read(
-        &self,
-        id: &str,
-        data: &Value,
-        answer: &Answer,
-        asked: Option<&Asked<'_>>,
-    ) -> Result<Progress, ProviderError> {
+    fn read(&self, id: &str, data: &Value, answer: &Answer, asked: Option<&Asked<'_>>) -> Progress {
         let word = data.get("status").and_then(Value::as_str).unwrap_or_default();
         match status::read(&self.account.id, word) {
             Status::Pending => {
                 let percent = data.get("progress").and_then(Value::as_f64).filter(|percent| *percent > 0.0);
                 #[expect(clippy::cast_possible_truncation, reason = "a fraction for display")]
                 let progress = percent.map(|percent| (percent / 100.0).min(1.0) as f32);
-                Ok(Progress::Pending(Pending { handle: id.to_owned(), progress }))
+                Progress::Pending(Pending { handle: id.to_owned(), progress })
             }
-            Status::Done => Ok(self.done(id, data, asked)),
-            Status::Failed | Status::Canceled => Ok(Progress::Failed(self.failed(data, answer))),
+            Status::Done => self.done(id, data, asked),
+            Status::Failed | Status::Canceled => Progress::Failed(self.failed(data, answer)),
         }
     }
 

@@ -15,7 +15,7 @@ use super::super::answer::Answer;
 use super::super::call::unknown;
 use super::super::errors::{On, Shape};
 use super::super::{
-    Account, Asked, Done, Job, Kind, Made, MadeSource, OpenError, Options, Pace, Progress, Provider,
+    Account, Asked, Done, Job, Kind, Made, MadeSource, OpenError, Opened, Options, Pace, Progress, Provider,
     ProviderError, Reply, Signal, Wire,
 };
 use super::{CATALOG, links};
@@ -32,7 +32,7 @@ const MAX_LINE: usize = 16 * 1024;
 /// All text of one answer at most.
 const MAX_CONTENT: usize = 1024 * 1024;
 
-pub(super) fn open(account: Account, _: &Options) -> Result<Arc<dyn Provider>, OpenError> {
+pub(super) fn open(account: Account, _: &Options) -> Opened {
     let routes = catalog::read(CATALOG, super::GPT_4O_IMAGE.name).map_err(|e| OpenError(e.to_string()))?;
     let price = routes.first().and_then(|route| route.price.as_ref());
     let no_image = price.and_then(|price| price.no_image).unwrap_or_default();
@@ -62,7 +62,7 @@ impl Provider for Chat {
         }
     }
 
-    fn request(&self, job: &Job<'_>) -> Result<Wire, ProviderError> {
+    fn request(&self, job: &Job<'_>) -> Wire {
         let images = job
             .inputs
             .images
@@ -71,12 +71,12 @@ impl Provider for Chat {
         let words = json!({"type": "text", "text": said(job)});
         let content: Vec<Value> = images.chain([words]).collect();
         let body = json!({"model": job.provider_model, "messages": [{"role": "user", "content": content}], "stream": true});
-        Ok(Wire::post("/v1/chat/completions", body))
+        Wire::post("/v1/chat/completions", body)
     }
 
     async fn submit(&self, job: &Job<'_>, signals: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
         let mut telling = Telling::new(job);
-        match self.account.submit(&self.request(job)?, job.not_after, MAX_EVENT).await? {
+        match self.account.submit(&self.request(job), job.not_after, MAX_EVENT).await? {
             Reply::Whole(answer) if (200..300).contains(&answer.status) => {
                 let json = answer.json.as_ref().ok_or_else(|| self.account.judge(On::Submit, &answer))?;
                 if let Some(error) = json.get("error").filter(|error| !error.is_null()) {
@@ -237,16 +237,13 @@ impl Chat {
 /// The prompt with what the model has no parameters for.
 fn said(job: &Job<'_>) -> String {
     let request = job.request;
-    let mut said = String::new();
-    if let Some(size) = request.size {
-        said += &format!("Image size: {}:{}. ", size.width, size.height);
-    } else if let Some(ratio) = request.aspect_ratio {
-        said += &format!("Aspect ratio: {ratio}. ");
-    }
-    if let Some(n) = request.n.filter(|n| *n > 1) {
-        said += &format!("Number of images: {n}. ");
-    }
-    said + &request.prompt
+    let shape = match (request.size, request.aspect_ratio) {
+        (Some(size), _) => format!("Image size: {}:{}. ", size.width, size.height),
+        (None, Some(ratio)) => format!("Aspect ratio: {ratio}. "),
+        (None, None) => String::new(),
+    };
+    let count = request.n.filter(|n| *n > 1).map(|n| format!("Number of images: {n}. "));
+    format!("{shape}{}{}", count.unwrap_or_default(), request.prompt)
 }
 
 /// An answer as it comes in.
@@ -337,7 +334,7 @@ fn percent(line: &str) -> Option<f32> {
     let rest = rest.split("](").next().unwrap_or_default();
     // The last number may still be growing, unless something follows it.
     let finished = rest.trim_end_matches(|c: char| c.is_ascii_digit());
-    let numbers =
+    let mut numbers =
         finished.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u8>().ok());
-    numbers.filter(|percent| *percent <= 100).last().map(|percent| f32::from(percent) / 100.0)
+    numbers.rfind(|percent| *percent <= 100).map(|percent| f32::from(percent) / 100.0)
 }
