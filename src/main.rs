@@ -70,6 +70,9 @@ enum Command {
         /// The same seed gives the same pictures, ids and times
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// What links to results start with; by default the address listened on
+        #[arg(long)]
+        public_url: Option<String>,
     },
     /// Bring the database up to date
     Migrate {
@@ -83,6 +86,11 @@ enum Command {
     },
     /// Print the OpenAPI document
     Openapi,
+    /// Ask a running gateway whether it lives; for containers
+    Healthcheck {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
 }
 
 #[derive(Args)]
@@ -156,10 +164,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
             serve(&config, listener, !no_migrate, |_| Ok(())).await
         }
         Command::Demo { listen, data_dir } => demo(listen, &data_dir).await,
-        Command::Simulate { listen, ledger, time_scale, seed } => {
+        Command::Simulate { listen, ledger, time_scale, seed, public_url } => {
             let listener = bind(listen).await?;
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-            let options = simulator::Options { clock, ledger, time_scale, seed, public_url: None };
+            let options = simulator::Options { clock, ledger, time_scale, seed, public_url };
             let simulator = Simulator::start(listener, options).await?;
             say(&format!("Simulated providers at {}\n", simulator.url()))?;
             stop_signal().await?;
@@ -177,6 +185,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let config = config.load()?;
             let on: Vec<_> = config.active_providers().map(|(id, _)| id.as_str()).collect();
             say(&format!("The configuration is good. Providers that are on: {}\n", on.join(", ")))
+        }
+        Command::Healthcheck { config } => {
+            let listen = config.load()?.server.listen;
+            server::probe(listen).await.with_context(|| format!("no gateway answers at {listen}"))
         }
         Command::Openapi => say(&format!("{}\n", serde_json::to_string_pretty(&api::openapi())?)),
     }

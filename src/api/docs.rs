@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::Path;
-use axum::response::Html;
+use axum::response::{Html, Redirect};
 use axum::routing::get;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{
@@ -57,6 +57,7 @@ pub(super) fn pages(document: OpenApi) -> Router<Api> {
     Router::new()
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document).config(config))
         .route("/errors/{code}", get(error_page))
+        .route("/", get(async || Redirect::temporary("/docs/")))
 }
 
 async fn error_page(Path(name): Path<String>) -> Result<Html<String>, ApiError> {
@@ -71,6 +72,17 @@ async fn error_page(Path(name): Path<String>) -> Result<Html<String>, ApiError> 
          <h1>{title}</h1><p><code>{name}</code> · HTTP {status}</p><p>{advice}</p><p>{retry}</p>",
         title = meaning.title,
         status = meaning.status,
-        advice = meaning.advice,
+        advice = coded(meaning.advice),
     )))
+}
+
+/// `code` between backticks as HTML.
+fn coded(text: &str) -> String {
+    let mut pieces = text.split('`');
+    let mut html = pieces.next().unwrap_or_default().to_owned();
+    for (at, piece) in pieces.enumerate() {
+        html.push_str(if at % 2 == 0 { "<code>" } else { "</code>" });
+        html.push_str(&piece.replace('<', "&lt;"));
+    }
+    html
 }

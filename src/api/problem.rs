@@ -10,7 +10,7 @@ use utoipa::IntoResponses;
 
 use crate::blobs::BlobError;
 use crate::domain::code::Code;
-use crate::domain::validate::FieldError;
+use crate::domain::validate::{FieldCode, FieldError};
 use crate::domain::view::Problem;
 use crate::engine::Refusal;
 use crate::store::StoreError;
@@ -139,28 +139,40 @@ pub(super) struct Common;
 pub(super) struct WithBody;
 
 macro_rules! responses {
-    ($name:ident, $($status:literal $text:literal;)*) => {
+    ($name:ident, $($status:literal $code:ident $text:literal;)*) => {
         impl IntoResponses for $name {
             fn responses() -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>> {
-                use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
-                let problem = || ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-                [$(($status.to_owned(), ResponseBuilder::new().description($text)
-                    .content("application/problem+json", problem()).build().into()),)*].into()
+                [$(($status.to_owned(), documented(Code::$code, $text)),)*].into()
             }
         }
     };
 }
 
+/// An error answer in the documentation, with a code that belongs to it.
+fn documented(code: Code, text: &str) -> utoipa::openapi::RefOr<utoipa::openapi::Response> {
+    use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+    let mut example = Problem::new(code, "what happened this time");
+    example.request_id = Some("req_6f1d0a8c2b4e9d7f5a3c1b0e".to_owned());
+    if code == Code::ValidationFailed {
+        example.errors = vec![FieldError::new("/n", FieldCode::OutOfRange, "must be from 1 to 10")];
+    }
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .example(serde_json::to_value(example).ok());
+    ResponseBuilder::new().description(text).content("application/problem+json", content.build()).build().into()
+}
+
 responses! { Common,
-    "401" "No key, or one that is not known";
-    "500" "A defect in the gateway";
-    "503" "The database does not answer; `Retry-After` says when to ask again";
+    "401" Unauthorized "No key, or one that is not known";
+    "404" NotFound "No such thing, or another tenant's";
+    "500" Internal "A defect in the gateway";
+    "503" StoreUnavailable "The database does not answer; `Retry-After` says when to ask again";
 }
 
 responses! { WithBody,
-    "400" "The body is not JSON, or a header is malformed";
-    "402" "The price is unknown or above `max_cost_usd`";
-    "413" "The body is too large";
-    "415" "The content type is not `application/json`";
-    "422" "The request is not valid, no route can serve it, or the idempotency key was used for another body";
+    "400" InvalidJson "The body is not JSON, or a header is malformed";
+    "402" MaxCostExceeded "The price is unknown or above `max_cost_usd`";
+    "413" PayloadTooLarge "The body is too large";
+    "415" UnsupportedMediaType "The content type is not `application/json`";
+    "422" ValidationFailed "The request is not valid, no route can serve it, or the idempotency key was used for another body";
 }
