@@ -57,7 +57,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 /// Asks the gateway that listens at `address` whether it lives.
 pub async fn probe(mut address: SocketAddr) -> std::io::Result<()> {
     if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
     }
     let asking = async {
         let mut stream = TcpStream::connect(address).await?;

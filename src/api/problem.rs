@@ -159,7 +159,11 @@ fn documented(code: Code, text: &str) -> utoipa::openapi::RefOr<utoipa::openapi:
     let content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name("Problem")))
         .example(serde_json::to_value(example).ok());
-    ResponseBuilder::new().description(text).content("application/problem+json", content.build()).build().into()
+    ResponseBuilder::new()
+        .description(text)
+        .content("application/problem+json", content.build())
+        .build()
+        .into()
 }
 
 responses! { Common,
