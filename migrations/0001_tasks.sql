@@ -5,6 +5,8 @@
 -- retry timer and lease; version fences writers that have lost their lease.
 CREATE TABLE tasks (
     id              TEXT    NOT NULL PRIMARY KEY,
+    -- Set for one of several upstream calls that together serve a task; such rows are not callers' to see.
+    parent_id       TEXT,
     tenant          TEXT    NOT NULL,
     key_name        TEXT    NOT NULL,
     idempotency_key TEXT,
@@ -26,7 +28,8 @@ CREATE TABLE tasks (
 );
 
 CREATE UNIQUE INDEX tasks_by_idempotency_key ON tasks (tenant, idempotency_key);
-CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
+CREATE INDEX tasks_by_tenant ON tasks (tenant, id) WHERE parent_id IS NULL;
+CREATE INDEX tasks_by_parent ON tasks (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX tasks_due ON tasks (wake_at) WHERE wake_at IS NOT NULL AND phase <> 'queued';
 CREATE INDEX tasks_queued ON tasks (lane, queue_rank) WHERE phase = 'queued';
 CREATE INDEX tasks_queued_later ON tasks (wake_at) WHERE phase = 'queued';
@@ -57,6 +60,18 @@ CREATE TABLE images (
     bytes      BIGINT NOT NULL,
     kind       TEXT   NOT NULL,
     PRIMARY KEY (task_id, position)
+);
+
+-- An input image or mask in custody.
+CREATE TABLE files (
+    id         TEXT   NOT NULL PRIMARY KEY,
+    tenant     TEXT   NOT NULL,
+    sha256     TEXT   NOT NULL,
+    media_type TEXT   NOT NULL,
+    width      BIGINT NOT NULL,
+    height     BIGINT NOT NULL,
+    bytes      BIGINT NOT NULL,
+    created_at BIGINT NOT NULL
 );
 
 -- What callers are told, in order. Number 1 is task.queued and is not written: the task's own row says it.

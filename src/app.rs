@@ -75,6 +75,7 @@ impl App {
             blobs: blobs.clone(),
             net,
             clock: Arc::clone(&clock),
+            links: links.clone(),
             catalog,
             lanes,
             settings,
@@ -88,6 +89,7 @@ impl App {
             links,
             clock,
             keys,
+            max_json: config.server.max_json_kib * 1024,
             closing: closing.clone(),
         };
         let router = crate::api::router(api);
@@ -133,7 +135,12 @@ fn extra_roots(config: &Config) -> anyhow::Result<Vec<Vec<u8>>> {
 }
 
 fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeMap<String, Lane>)> {
-    let mut catalog = Catalog { default_models: config.routing.default_models.clone(), ..Catalog::default() };
+    let mut catalog = Catalog {
+        default_models: config.routing.default_models.clone(),
+        providers: config.providers.keys().cloned().collect(),
+        reachable: !config.server.public_url.is_empty(),
+        ..Catalog::default()
+    };
     let mut lanes = BTreeMap::new();
     for (id, settings) in &config.providers {
         let kind = KINDS.iter().find(|kind| kind.name == settings.kind).context("unknown kind")?;
@@ -171,13 +178,12 @@ fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeM
 }
 
 fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> anyhow::Result<Account> {
-    let header = settings.api_key_header.as_deref().unwrap_or(kind.key_header);
     let poll = |seconds: Option<f64>| seconds.map(Duration::from_secs_f64);
     Ok(Account {
         id: id.to_owned(),
         base: Url::parse(settings.base_url.as_deref().unwrap_or(kind.base_url))?,
         key: SecretString::from(settings.api_key.get().unwrap_or_default()),
-        key_header: HeaderName::try_from(header)?,
+        key_header: settings.api_key_header.as_deref().map(HeaderName::try_from).transpose()?,
         timeout: seconds(settings.timeout_s.unwrap_or(130)),
         poll_after: poll(settings.poll_after_s),
         poll_max: poll(settings.poll_max_s),

@@ -86,7 +86,8 @@ fn open(path: &str) -> bool {
 
 /// A picture's address that carries its own signature; its handler checks it.
 fn signed(path: &str, query: Option<&str>) -> bool {
-    let picture = path.starts_with("/tasks/") && path.contains("/images/");
+    let picture = (path.starts_with("/tasks/") && path.contains("/images/"))
+        || (path.starts_with("/files/") && path.ends_with("/content"));
     picture && query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("sig=")))
 }
 

@@ -27,6 +27,7 @@ pub(super) fn about() -> OpenApi {
     let tags = [
         ("Generate", "Ask for pictures"),
         ("Tasks", "Follow a request from the 202 to its pictures"),
+        ("Files", "Input images and masks"),
         ("Catalogue", "What can be asked for, and of whom"),
         ("Operation", "Whether the gateway is well"),
     ];

@@ -15,14 +15,17 @@ use utoipa::ToSchema;
 use super::json::StrictJson;
 use super::problem::{ApiError, Common, WithBody};
 use super::{Api, wait};
+use crate::blobs::BlobError;
 use crate::domain::code::Code;
 use crate::domain::fit::{Adjustment, effective};
+use crate::domain::image::decode_base64;
 use crate::domain::money::Usd;
 use crate::domain::request::{GenerateRequest, Operation};
 use crate::domain::task::RouteTaken;
-use crate::domain::validate::FieldError;
+use crate::domain::validate::{FieldCode, FieldError};
 use crate::domain::view::{TaskView, view};
-use crate::engine::{Caller, Refusal};
+use crate::engine::{Acceptance, Caller, Refusal};
+use crate::providers::Shown;
 
 /// Create a task
 ///
@@ -49,8 +52,8 @@ pub(super) async fn generate(
     StrictJson(request): StrictJson<GenerateRequest>,
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
-    check(&request)?;
-    let accepted = api.engine.accept(caller, request, key).await?;
+    check(&api, &request)?;
+    let accepted = api.accept(caller, request, key).await?;
     let mut task = accepted.task;
     let patience = wait::preferred(&headers);
     if let Some(seconds) = patience {
@@ -94,6 +97,8 @@ pub(super) struct DryRun {
     adjustments: Vec<Adjustment>,
     /// How many upstream calls it takes.
     calls: u32,
+    /// What would be sent, call by call; keys are redacted, input images are not fetched.
+    upstream: Vec<Shown>,
     /// What it would cost; `null` when no price is known.
     estimated_usd: Option<Usd>,
     /// Routes that would be tried next.
@@ -127,17 +132,19 @@ pub(super) async fn dry_run(
     State(api): State<Api>,
     StrictJson(request): StrictJson<GenerateRequest>,
 ) -> Result<Json<DryRun>, ApiError> {
-    check(&request)?;
+    check(&api, &request)?;
     let plan = api.engine.plan(&request).map_err(Refusal::NoRoute)?;
+    let upstream = api.engine.preview(&plan);
     let mut planned = plan.planned.into_iter();
     let Some(first) = planned.next() else { return Err(ApiError::not_found()) };
     Ok(Json(DryRun {
         model: first.model,
-        operation: first.operation,
+        operation: first.offer.operation,
         route: first.taken,
         effective: effective(&first.request),
         adjustments: first.adjustments,
         calls: first.calls,
+        upstream,
         estimated_usd: first.price,
         fallbacks: planned.map(|one| one.taken).collect(),
         rejected: plan
@@ -153,10 +160,19 @@ pub(super) async fn dry_run(
     }))
 }
 
-/// Whether the request is well-formed for anybody.
-fn check(request: &GenerateRequest) -> Result<(), ApiError> {
+/// Whether the request is well-formed for anybody, and names no address that is closed to us.
+fn check(api: &Api, request: &GenerateRequest) -> Result<(), ApiError> {
     let faults = request.validate();
-    if faults.is_empty() { Ok(()) } else { Err(ApiError::fields(Code::ValidationFailed, faults)) }
+    if !faults.is_empty() {
+        return Err(ApiError::fields(Code::ValidationFailed, faults));
+    }
+    let inputs = request.inputs();
+    let closed = inputs.iter().filter_map(|(pointer, input)| {
+        let error = api.engine.vet(input.url.as_deref()?).err()?;
+        Some(FieldError::new(format!("{pointer}/url"), FieldCode::InvalidValue, error))
+    });
+    let closed: Vec<_> = closed.collect();
+    if closed.is_empty() { Ok(()) } else { Err(ApiError::fields(Code::UrlNotAllowed, closed)) }
 }
 
 /// The request's one idempotency key, if it has one.
@@ -177,6 +193,51 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 impl Api {
+    /// Takes the request in, its inline images first: they are durable before the task is, and never part of its row.
+    async fn accept(
+        &self,
+        caller: Caller,
+        mut request: GenerateRequest,
+        key: Option<String>,
+    ) -> Result<Acceptance, ApiError> {
+        let fingerprint = request.fingerprint();
+        let inline = request.inputs().iter().any(|(_, input)| input.b64_json.is_some());
+        if inline {
+            if let Some(key) = &key
+                && let Some(earlier) = self.engine.replay(&caller.tenant, key, &fingerprint).await?
+            {
+                return Ok(earlier);
+            }
+            // A request that no route can serve leaves nothing behind.
+            self.engine.plan(&request).map_err(Refusal::NoRoute)?;
+            self.keep_inline(&caller, &mut request).await?;
+        }
+        Ok(self.engine.accept(caller, request, key, fingerprint).await?)
+    }
+
+    /// Replaces every inline image by a file in custody.
+    async fn keep_inline(&self, caller: &Caller, request: &mut GenerateRequest) -> Result<(), ApiError> {
+        for (pointer, input) in request.inputs_mut() {
+            let Some(text) = input.b64_json.take() else { continue };
+            let pointer = format!("{pointer}/b64_json");
+            let refuse = |detail: String| {
+                ApiError::fields(
+                    Code::ValidationFailed,
+                    vec![FieldError::new(&pointer, FieldCode::InvalidValue, detail)],
+                )
+            };
+            let bytes = decode_base64(&text).ok_or_else(|| refuse("not base64".into()))?;
+            let saved = match self.blobs.put(bytes).await {
+                Err(error @ (BlobError::NotAPicture(_) | BlobError::Truncated)) => {
+                    return Err(refuse(error.to_string()));
+                }
+                saved => saved?,
+            };
+            input.file_id = Some(self.enter_file(caller, saved).await?.id);
+        }
+        Ok(())
+    }
+
     /// The task with its pictures, as callers see it.
     pub(super) async fn view(&self, task: &crate::domain::task::Task) -> Result<TaskView, ApiError> {
         // Pictures are written with the task's end: before it there are none to look for.

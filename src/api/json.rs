@@ -6,43 +6,51 @@ use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
+use super::Api;
 use super::problem::ApiError;
 use crate::domain::code::Code;
 use crate::domain::validate::{FieldCode, FieldError};
 
-/// The most bytes of a JSON body.
-pub const MAX_BODY: usize = 1024 * 1024;
 const MAX_DEPTH: u8 = 64;
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A JSON body.
 pub struct StrictJson<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
+impl<T: DeserializeOwned> FromRequest<Api> for StrictJson<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         is_json(request.headers())?;
-        let body = Limited::new(request.into_body(), MAX_BODY).collect();
+        let most = api.max_json;
+        if content_length(request.headers()).is_some_and(|length| length > most as u64) {
+            return Err(ApiError::new(Code::PayloadTooLarge, format!("at most {most} bytes")));
+        }
+        let body = Limited::new(request.into_body(), most).collect();
         let body = tokio::time::timeout(BODY_WITHIN, body).await;
         let body =
             body.map_err(|_| ApiError::new(Code::RequestTimeout, "the body did not arrive within 30 s"))?;
         let bytes = match body {
             Ok(body) => body.to_bytes(),
             Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-                return Err(ApiError::new(Code::PayloadTooLarge, format!("at most {MAX_BODY} bytes")));
+                return Err(ApiError::new(Code::PayloadTooLarge, format!("at most {most} bytes")));
             }
             Err(_) => return Err(ApiError::new(Code::InvalidJson, "the body broke off")),
         };
         read(&bytes).map(Self)
     }
+}
+
+/// What the caller says its body's length is.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {

@@ -5,11 +5,13 @@ mod attempts;
 mod auth;
 mod cancel;
 mod docs;
+mod files;
 mod generate;
 mod health;
 mod image;
 mod json;
 mod models;
+mod picture;
 mod problem;
 mod providers;
 mod request_id;
@@ -51,6 +53,8 @@ pub struct Api {
     pub clock: Arc<dyn Clock>,
     /// Who may come in.
     pub keys: Keys,
+    /// The most bytes of a JSON body.
+    pub max_json: usize,
     /// Cancelled when the process is to stop: waiting callers are answered with what there is.
     pub closing: CancellationToken,
 }
@@ -71,6 +75,9 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(cancel::cancel_task))
         .routes(routes!(attempts::list_attempts))
         .routes(routes!(image::get_image))
+        .routes(routes!(files::upload_file))
+        .routes(routes!(files::get_file, files::delete_file))
+        .routes(routes!(files::get_content))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .routes(routes!(providers::list_providers))

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -35,7 +36,8 @@ pub(super) struct RouteView {
     /// The model's name there; `provider/provider_model` pins this route.
     provider_model: String,
     /// What it can do, with every parameter's type and range.
-    offers: Vec<Offer>,
+    #[schema(value_type = Vec<Offer>)]
+    offers: Vec<Arc<Offer>>,
     /// What a call costs; `null` when no price is known.
     price: Option<Price>,
     /// Options of this provider alone, for `provider_options`.

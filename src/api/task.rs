@@ -62,7 +62,8 @@ impl Api {
     /// A task of the caller's tenant; what is malformed, unknown or another's is not found, all alike.
     pub(super) async fn task_of(&self, caller: &Caller, id: &str) -> Result<Task, ApiError> {
         let id = id.parse().map_err(|_| ApiError::not_found())?;
-        let task = self.store.task(id).await?.filter(|task| task.tenant == caller.tenant);
+        let task =
+            self.store.task(id).await?.filter(|task| task.tenant == caller.tenant && task.parent.is_none());
         task.ok_or_else(ApiError::not_found)
     }
 }

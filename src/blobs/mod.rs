@@ -2,6 +2,7 @@
 //! bytes are kept once; what it has answered for is on disk. It knows nothing of tasks.
 
 mod fetch;
+pub mod pixels;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -115,7 +116,7 @@ impl Blobs {
     }
 
     /// Keeps a picture that arrives piece by piece; never holds more than a mebibyte of it.
-    async fn put_stream<S>(&self, mut pieces: S) -> Result<Saved, BlobError>
+    pub async fn put_stream<S>(&self, mut pieces: S) -> Result<Saved, BlobError>
     where
         S: Stream<Item = Result<Bytes, FetchError>> + Unpin,
     {

@@ -47,6 +47,7 @@ pub struct Config {
 pub struct Server {
     pub listen: SocketAddr,
     pub public_url: String,
+    pub max_json_kib: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -220,11 +221,15 @@ impl Config {
             ("engine.deadline_s", u64::from(self.engine.deadline_s), 1),
             ("engine.concurrency", self.engine.concurrency as u64, 1),
             ("blobs.link_s", u64::from(self.blobs.link_s), 1),
+            ("server.max_json_kib", self.server.max_json_kib as u64, 64),
         ];
         for (name, value, least) in lengths {
             if value < least {
                 wrong(format!("{name}: must be at least {least}"));
             }
+        }
+        if self.server.max_json_kib > 45 * 1024 {
+            wrong("server.max_json_kib: must be at most 46080; upload larger images with POST /files".into());
         }
         for (id, provider) in &self.providers {
             provider.check(id, &mut wrong);
@@ -317,11 +322,12 @@ mod tests {
     fn the_example_is_the_default_and_every_kind_has_a_block_in_it() {
         let config = Config::load(None, &[(KEY.0.to_owned(), KEY.1.to_owned())].into()).unwrap();
         assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
-        for kind in KINDS {
+        // The scripted one is compiled for tests alone.
+        for kind in KINDS.iter().filter(|kind| kind.name != "scripted") {
             assert!(config.providers.values().any(|provider| provider.kind == kind.name), "{}", kind.name);
         }
         let on: Vec<_> = config.active_providers().map(|(id, _)| id.as_str()).collect();
-        assert_eq!(on, ["piapi_flux", "gpt_4o_image"]);
+        assert_eq!(on, ["piapi_flux", "gpt_4o_image", "gpt_image"]);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! Read from every provider's `catalog.toml`. Applying it to a request is `fit.rs`, choosing among routes the engine's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::money::Usd;
-use super::param::{Param, ParamName, Rule};
+use super::param::{Carrier, Param, ParamName, Rule};
 use super::request::{GenerateRequest, Operation, Quality};
 use super::size::Size;
 
@@ -28,7 +29,7 @@ pub struct Route {
     /// The operation taken when images are given and none is named.
     pub image_operation: Option<Operation>,
     /// What it can do; the first that fits a request is taken.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<Arc<Offer>>,
     /// Options of this provider alone, by name.
     pub options: BTreeMap<String, Param>,
 }
@@ -49,6 +50,14 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// How the images of a parameter travel, the preferred way first; empty when it takes none.
+    pub fn carriers(&self, name: ParamName) -> &[Carrier] {
+        match self.params.get(&name).map(|param| &param.rule) {
+            Some(Rule::Images { carriers, .. } | Rule::Names { carriers, .. }) => carriers,
+            _ => &[],
+        }
+    }
+
     /// The most pictures one upstream call may ask for.
     pub fn most_per_call(&self) -> u32 {
         match self.params.get(&ParamName::N).map(|param| &param.rule) {
@@ -158,6 +167,9 @@ struct FileRoute {
     provider_model: String,
     price: Option<Price>,
     image_operation: Option<Operation>,
+    /// Conditions all its offers share.
+    #[serde(default)]
+    rules: Vec<CrossRule>,
     offers: Vec<FileOffer>,
 }
 
@@ -168,8 +180,6 @@ struct FileOffer {
     form: String,
     #[serde(default)]
     sets: Vec<String>,
-    #[serde(default)]
-    rules: Vec<CrossRule>,
 }
 
 /// The routes a `catalog.toml` lists for one adapter kind.
@@ -189,7 +199,12 @@ pub fn read(text: &str, kind: &str) -> Result<Vec<Route>, CatalogError> {
                     })?;
                     params.extend(found.iter().map(|(name, param)| (*name, param.clone())));
                 }
-                Ok(Offer { operation: offer.operation, form: offer.form, params, rules: offer.rules })
+                Ok(Arc::new(Offer {
+                    operation: offer.operation,
+                    form: offer.form,
+                    params,
+                    rules: route.rules.clone(),
+                }))
             });
             Ok(Route {
                 offers: offers.collect::<Result<_, CatalogError>>()?,

@@ -52,12 +52,12 @@ pub fn effective(request: &GenerateRequest) -> Value {
     shown.into()
 }
 
-/// Fits `request` to one of the route's offers; `options` are the caller's options for this provider.
+/// Fits `request` to one of the route's offers, as served by `provider`.
 pub fn fit(
     route: &Route,
     offer: &Offer,
     request: &GenerateRequest,
-    options: Option<&serde_json::Map<String, Value>>,
+    provider: &str,
 ) -> Result<Fit, Vec<FieldError>> {
     let mut fitting = Fitting { request: request.clone(), adjustments: Vec::new(), faults: Vec::new() };
     fitting.shape(offer);
@@ -65,8 +65,8 @@ pub fn fit(
         fitting.param(offer, name);
     }
     fitting.names(offer);
-    for (name, value) in options.into_iter().flatten() {
-        let pointer = format!("/provider_options/*/{name}");
+    for (name, value) in request.provider_options.get(provider).into_iter().flatten() {
+        let pointer = format!("/provider_options/{provider}/{name}");
         match route.options.get(name) {
             Some(param) => fitting.faults.extend(param.rule.fault(&pointer, value)),
             None => {
@@ -74,7 +74,7 @@ pub fn fit(
             }
         }
     }
-    fitting.cross_rules(offer, options);
+    fitting.cross_rules(offer);
     fitting.finish(offer)
 }
 
@@ -180,22 +180,15 @@ impl Fitting {
         }
     }
 
-    fn cross_rules(&mut self, offer: &Offer, options: Option<&serde_json::Map<String, Value>>) {
+    fn cross_rules(&mut self, offer: &Offer) {
         if offer.rules.is_empty() {
             return;
         }
         let document = serde_json::to_value(&self.request).unwrap_or_default();
-        let word = |pointer: &str| {
-            let option = pointer.strip_prefix("/provider_options/*/");
-            let value = match option {
-                Some(name) => options.and_then(|options| options.get(name)),
-                None => document.pointer(pointer),
-            };
-            value.and_then(Value::as_str).map(str::to_owned)
-        };
+        let word = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
         for rule in &offer.rules {
-            let triggered = word(&rule.when).is_some_and(|value| rule.is.contains(&value));
-            if triggered && !word(&rule.then).is_none_or(|value| rule.one_of.contains(&value)) {
+            let triggered = word(&rule.when).is_some_and(|value| rule.is.iter().any(|one| one == value));
+            if triggered && !word(&rule.then).is_none_or(|value| rule.one_of.iter().any(|one| one == value)) {
                 self.faults.push(FieldError::new(rule.then.clone(), FieldCode::Conflict, &rule.because));
             }
         }
@@ -288,7 +281,7 @@ mod tests {
         n = { type = 'integer', min = 1, max = 4 }
         [sets.listed]
         size = { type = 'size', one_of = ['1024x1024', '1536x1024', '1024x1536'] }
-        loras = { type = 'names', min = 1, max = 1, known = ['mjv6'], required = true }
+        loras = { type = 'names', min = 1, max = 1, carriers = ['url'], known = ['mjv6'], required = true }
         [options.k]
         mode = { type = 'choice', values = ['public', 'private'] }
         [[routes]]
@@ -302,7 +295,7 @@ mod tests {
     fn try_fit(form: usize, body: &str) -> Result<Fit, Vec<FieldError>> {
         let route = super::super::catalog::read(CATALOG, "k").unwrap().remove(0);
         let request: GenerateRequest = serde_json::from_str(body).unwrap();
-        fit(&route, &route.offers[form], &request, request.provider_options.get("p"))
+        fit(&route, &route.offers[form], &request, "p")
     }
 
     #[test]
@@ -325,8 +318,8 @@ mod tests {
             (r#"{"prompt":"x","size":"1025x1024"}"#, "/size"),
             (r#"{"prompt":"x","steps":41}"#, "/steps"),
             (r#"{"prompt":"x","loras":[{"name":"mjv6"}]}"#, "/loras"),
-            (r#"{"prompt":"x","provider_options":{"p":{"mode":"x"}}}"#, "/provider_options/*/mode"),
-            (r#"{"prompt":"x","provider_options":{"p":{"webhook":"x"}}}"#, "/provider_options/*/webhook"),
+            (r#"{"prompt":"x","provider_options":{"p":{"mode":"x"}}}"#, "/provider_options/p/mode"),
+            (r#"{"prompt":"x","provider_options":{"p":{"webhook":"x"}}}"#, "/provider_options/p/webhook"),
         ] {
             assert_eq!(try_fit(0, body).unwrap_err()[0].pointer, pointer, "{body}");
         }

@@ -1,6 +1,9 @@
 //! Pictures as bytes: the type read from the first bytes, width and height read from the header. Nothing is decoded
 //! here, and what a server claims about its bytes is not asked.
 
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -10,6 +13,23 @@ use super::size::MAX_SIDE;
 pub const MAX_PIXELS: u64 = 100_000_000;
 /// How many leading bytes are enough to read any accepted header.
 pub const HEADER_BYTES: usize = 256 * 1024;
+
+/// Standard alphabet, with or without padding.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The bytes of a base64 text, bare or as a `data:` URI; `None` when it is neither or empty.
+pub fn decode_base64(text: &str) -> Option<Bytes> {
+    let body = match text.strip_prefix("data:") {
+        Some(uri) => uri.split_once(";base64,")?.1,
+        None => text,
+    };
+    let body: Vec<u8> = body.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let bytes = LENIENT.decode(body).ok()?;
+    (!bytes.is_empty()).then(|| bytes.into())
+}
 
 /// Accepted picture types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]

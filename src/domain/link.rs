@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::clock::Millis;
-use super::id::TaskId;
+use super::id::{FileId, TaskId};
 use super::secret::{hmac_sha256, same};
 
 /// Makes and checks addresses of our own.
@@ -26,21 +26,35 @@ impl Links {
         format!("{}{path}", self.base)
     }
 
-    /// The signed address of a picture, and when it expires.
-    pub fn image(&self, task: TaskId, index: u32, now: Millis) -> (String, Millis) {
+    /// Whether others can be given an absolute address of ours.
+    pub fn absolute(&self) -> bool {
+        !self.base.is_empty()
+    }
+
+    /// The signed address of a path, and when it expires.
+    pub fn signed(&self, path: &str, now: Millis) -> (String, Millis) {
         let expires = now + self.lifetime;
-        let sig = self.sign(task, index, expires);
-        (format!("{}/tasks/{task}/images/{index}?expires={}&sig={sig}", self.base, expires.0), expires)
+        (format!("{}{path}?expires={}&sig={}", self.base, expires.0, self.sign(path, expires)), expires)
     }
 
     /// Whether a signed address holds.
-    pub fn holds(&self, task: TaskId, index: u32, expires: Millis, sig: &str, now: Millis) -> bool {
-        same(self.sign(task, index, expires).as_bytes(), sig.as_bytes()) && now < expires
+    pub fn holds(&self, path: &str, expires: Millis, sig: &str, now: Millis) -> bool {
+        same(self.sign(path, expires).as_bytes(), sig.as_bytes()) && now < expires
     }
 
-    fn sign(&self, task: TaskId, index: u32, expires: Millis) -> String {
-        hex::encode(hmac_sha256(&self.key, format!("image\n{task}\n{index}\n{}", expires.0).as_bytes()))
+    fn sign(&self, path: &str, expires: Millis) -> String {
+        hex::encode(hmac_sha256(&self.key, format!("{path}\n{}", expires.0).as_bytes()))
     }
+}
+
+/// Where a picture of a task is served.
+pub fn image_path(task: TaskId, index: u32) -> String {
+    format!("/tasks/{task}/images/{index}")
+}
+
+/// Where an input image is served.
+pub fn file_path(file: FileId) -> String {
+    format!("/files/{file}/content")
 }
 
 #[cfg(test)]
@@ -49,17 +63,15 @@ mod tests {
     use crate::domain::clock::TestClock;
 
     #[test]
-    fn a_signature_binds_task_picture_and_time() {
+    fn a_signature_binds_path_and_time() {
         let links = Links::new("https://gw/", b"key".to_vec(), Duration::from_mins(1));
-        let (task, other) =
-            (TaskId::mint(&TestClock::at(Millis(1))), TaskId::mint(&TestClock::at(Millis(1))));
-        let (url, expires) = links.image(task, 0, Millis(1_000));
-        assert!(url.starts_with(&format!("https://gw/tasks/{task}/images/0?expires=61000&sig=")));
+        let path = image_path(TaskId::mint(&TestClock::at(Millis(1))), 0);
+        let (url, expires) = links.signed(&path, Millis(1_000));
+        assert!(url.starts_with(&format!("https://gw{path}?expires=61000&sig=")));
         let sig = url.rsplit_once('=').unwrap().1;
-        assert!(links.holds(task, 0, expires, sig, Millis(60_999)));
-        assert!(!links.holds(task, 0, expires, sig, expires));
-        assert!(!links.holds(task, 1, expires, sig, Millis(1_000)));
-        assert!(!links.holds(other, 0, expires, sig, Millis(1_000)));
-        assert!(!links.holds(task, 0, Millis(99_000), sig, Millis(1_000)));
+        assert!(links.holds(&path, expires, sig, Millis(60_999)));
+        assert!(!links.holds(&path, expires, sig, expires));
+        assert!(!links.holds(&path.replace("images/0", "images/1"), expires, sig, Millis(1_000)));
+        assert!(!links.holds(&path, Millis(99_000), sig, Millis(1_000)));
     }
 }

@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod catalog;
 pub mod clock;
 pub mod code;
+pub mod file;
 pub mod fit;
 pub mod id;
 pub mod image;

@@ -188,6 +188,8 @@ pub enum Rule {
         min: usize,
         /// How many at most.
         max: usize,
+        /// How the provider takes the images that go with them.
+        carriers: Vec<Carrier>,
         /// Names known to work; others are passed on with a warning, since providers change their lists unannounced.
         known: Vec<String>,
     },
@@ -229,6 +231,8 @@ pub enum Carrier {
     DataUri,
     /// A part of a multipart form.
     Multipart,
+    /// Painted white into the first image by the gateway.
+    Painted,
 }
 
 impl Rule {

@@ -121,6 +121,8 @@ pub struct State {
     pub adjustments: Vec<Adjustment>,
     /// How far it is, 0 to 1, when the provider says.
     pub progress: Option<f32>,
+    /// How many parts it was divided into, each a task of its own that callers do not see; 0 for one upstream call.
+    pub parts: u32,
     /// What is being brought here.
     pub outputs: Vec<Output>,
     /// How often the effect of the present phase was tried.

@@ -4,6 +4,7 @@
 //! ```text
 //! Queued → Submitting → Waiting → Storing → Succeeded        Failed and Canceled end it from where the table says;
 //!             └──→ Reconciling ──┘                           Submitting, Waiting, Reconciling → Queued: try again
+//!                     Gathering → Storing                        for a task divided into parts
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ pub enum Phase {
     Waiting,
     /// A paid call left and its outcome is not known; it is looked for, never blindly repeated.
     Reconciling,
+    /// Its parts, each a task of its own, are on their way.
+    Gathering,
     /// The pictures exist at the provider and are being brought here.
     Storing,
     /// Pictures are here.
@@ -39,11 +42,12 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Queued,
         Self::Submitting,
         Self::Waiting,
         Self::Reconciling,
+        Self::Gathering,
         Self::Storing,
         Self::Succeeded,
         Self::Failed,
@@ -62,6 +66,7 @@ impl Phase {
             Self::Submitting => "submitting",
             Self::Waiting => "waiting",
             Self::Reconciling => "reconciling",
+            Self::Gathering => "gathering",
             Self::Storing => "storing",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
@@ -135,19 +140,19 @@ pub struct Illegal {
 
 /// Where `event` leads a task that stands at `phase`: the whole table, everything else is illegal.
 pub fn step(phase: Phase, event: &Event) -> Result<Phase, Illegal> {
-    use Phase::{Canceled, Failed, Queued, Reconciling, Storing, Submitting, Succeeded, Waiting};
+    use Phase::{Canceled, Failed, Gathering, Queued, Reconciling, Storing, Submitting, Succeeded, Waiting};
     Ok(match (phase, event) {
         (Queued, Event::Submit { .. }) => Submitting,
         (Submitting | Waiting | Reconciling, Event::Retry) => Queued,
         (Submitting | Reconciling, Event::Accept) => Waiting,
         // The first link is kept as it streams by; later ones are added to it.
-        (Submitting | Waiting | Reconciling | Storing, Event::Produce(_)) => Storing,
+        (Submitting | Waiting | Reconciling | Gathering | Storing, Event::Produce(_)) => Storing,
         (Submitting, Event::Lose) => Reconciling,
-        (Queued | Submitting | Waiting | Reconciling | Storing, Event::Stay(_)) => phase,
+        (Queued | Submitting | Waiting | Reconciling | Gathering | Storing, Event::Stay(_)) => phase,
         (Storing, Event::Save { .. }) => Succeeded,
-        (Queued | Submitting | Waiting | Reconciling | Storing, Event::Fail(_)) => Failed,
+        (Queued | Submitting | Waiting | Reconciling | Gathering | Storing, Event::Fail(_)) => Failed,
         // A running attempt is only called off once its provider has agreed.
-        (Queued | Waiting, Event::Cancel) => Canceled,
+        (Queued | Waiting | Gathering, Event::Cancel) => Canceled,
         _ => return Err(Illegal { phase, event: event.name() }),
     })
 }
@@ -157,6 +162,8 @@ pub fn step(phase: Phase, event: &Event) -> Result<Phase, Illegal> {
 pub struct Task {
     /// The public id.
     pub id: TaskId,
+    /// The task it is a part of, when it is one of several upstream calls that together serve one request.
+    pub parent: Option<TaskId>,
     /// Whose it is.
     pub tenant: String,
     /// The name of the key it came with.
@@ -320,19 +327,18 @@ mod tests {
     /// Every pair of phase and event, written out: a change to the table must be made twice.
     #[test]
     fn every_pair_is_decided() {
-        //                 submit  accept produce lose retry stay save fail cancel
+        #[rustfmt::skip]
         let expected = [
-            ("queued", "submitting -       -           -       -      queued      -         failed canceled"),
-            ("submitting", "-          waiting storing reconciling queued submitting  -         failed -"),
-            (
-                "waiting",
-                "-          -       storing     -       queued waiting     -         failed canceled",
-            ),
-            ("reconciling", "-          waiting storing     -       queued reconciling -         failed -"),
-            ("storing", "-          -       storing     -       -      storing     succeeded failed -"),
-            ("succeeded", "- - - - - - - - -"),
-            ("failed", "- - - - - - - - -"),
-            ("canceled", "- - - - - - - - -"),
+            //              submit     accept  produce lose        retry  stay        save      fail   cancel
+            ("queued",      "submitting -      -       -           -      queued      -         failed canceled"),
+            ("submitting",  "-         waiting storing reconciling queued submitting  -         failed -"),
+            ("waiting",     "-         -       storing -           queued waiting     -         failed canceled"),
+            ("reconciling", "-         waiting storing -           queued reconciling -         failed -"),
+            ("gathering",   "-         -       storing -           -      gathering   -         failed canceled"),
+            ("storing",     "-         -       storing -           -      storing     succeeded failed -"),
+            ("succeeded",   "-         -       -       -           -      -           -         -      -"),
+            ("failed",      "-         -       -       -           -      -           -         -      -"),
+            ("canceled",    "-         -       -       -           -      -           -         -      -"),
         ];
         for (phase, (name, row)) in Phase::ALL.into_iter().zip(expected) {
             assert_eq!(phase.as_str(), name);

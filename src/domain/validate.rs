@@ -159,6 +159,22 @@ impl GenerateRequest {
     }
 }
 
+impl GenerateRequest {
+    /// As [`Self::inputs`], to change them.
+    pub fn inputs_mut(&mut self) -> Vec<(String, &mut ImageInput)> {
+        let images = self.images.iter_mut().enumerate();
+        let mut inputs: Vec<_> = images.map(|(at, input)| (format!("/images/{at}"), input)).collect();
+        inputs.extend(self.mask.iter_mut().map(|mask| ("/mask".to_owned(), mask)));
+        let loras = self.loras.iter_mut().enumerate();
+        inputs.extend(
+            loras.filter_map(|(at, lora)| Some((format!("/loras/{at}/image"), lora.image.as_mut()?))),
+        );
+        let controls = self.controls.iter_mut().enumerate();
+        inputs.extend(controls.map(|(at, control)| (format!("/controls/{at}/image"), &mut control.image)));
+        inputs
+    }
+}
+
 /// White space and characters that draw nothing: a prompt of these alone says nothing.
 fn is_blank(c: char) -> bool {
     c.is_whitespace()

@@ -12,7 +12,7 @@ use super::code::Code;
 use super::fit::Adjustment;
 use super::id::TaskId;
 use super::image::{ImageKind, MediaType, StoredImage};
-use super::link::Links;
+use super::link::{Links, image_path};
 use super::money::Usd;
 use super::request::Operation;
 use super::task::{Failure, Phase, ProviderWords, RouteTaken, Task};
@@ -38,7 +38,9 @@ impl Status {
     pub const fn phases(self) -> &'static [Phase] {
         match self {
             Self::Queued => &[Phase::Queued],
-            Self::InProgress => &[Phase::Submitting, Phase::Waiting, Phase::Reconciling, Phase::Storing],
+            Self::InProgress => {
+                &[Phase::Submitting, Phase::Waiting, Phase::Reconciling, Phase::Gathering, Phase::Storing]
+            }
             Self::Succeeded => &[Phase::Succeeded],
             Self::Failed => &[Phase::Failed],
             Self::Canceled => &[Phase::Canceled],
@@ -48,7 +50,9 @@ impl Status {
     fn of(phase: Phase) -> Self {
         match phase {
             Phase::Queued => Self::Queued,
-            Phase::Submitting | Phase::Waiting | Phase::Reconciling | Phase::Storing => Self::InProgress,
+            Phase::Submitting | Phase::Waiting | Phase::Reconciling | Phase::Gathering | Phase::Storing => {
+                Self::InProgress
+            }
             Phase::Succeeded => Self::Succeeded,
             Phase::Failed => Self::Failed,
             Phase::Canceled => Self::Canceled,
@@ -77,7 +81,7 @@ impl Stage {
         match phase {
             Phase::Queued => Some(Self::Waiting),
             Phase::Submitting => Some(Self::Submitting),
-            Phase::Waiting => Some(Self::Generating),
+            Phase::Waiting | Phase::Gathering => Some(Self::Generating),
             Phase::Reconciling => Some(Self::Reconciling),
             Phase::Storing => Some(Self::Saving),
             Phase::Succeeded | Phase::Failed | Phase::Canceled => None,
@@ -282,7 +286,7 @@ pub fn view(task: &Task, images: &[StoredImage], links: &Links, now: Millis) -> 
         images: images.iter().map(|image| picture(task, image, links, now)).collect(),
         cost: cost(task),
         error: state.failure.as_ref().map(|failure| Problem::of(id, failure)),
-        cancelable: task.phase == Phase::Queued,
+        cancelable: matches!(task.phase, Phase::Queued | Phase::Gathering),
         partial: state.partial,
         urls: Urls { this: to(""), cancel: to("/cancel"), attempts: to("/attempts") },
         metadata: task.request.metadata.clone(),
@@ -290,7 +294,7 @@ pub fn view(task: &Task, images: &[StoredImage], links: &Links, now: Millis) -> 
 }
 
 fn picture(task: &Task, image: &StoredImage, links: &Links, now: Millis) -> ImageView {
-    let (url, url_expires_at) = links.image(task.id, image.index, now);
+    let (url, url_expires_at) = links.signed(&image_path(task.id, image.index), now);
     ImageView {
         index: image.index,
         url,

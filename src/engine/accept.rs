@@ -1,16 +1,18 @@
 //! Takes a request in: plans its routes, prices it, and stores it durably as a task. Everything after that belongs to the
 //! worker loop.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::route::{NoRoute, Plan};
 use super::{Engine, Inner};
 use crate::domain::code::Code;
 use crate::domain::fit::effective;
-use crate::domain::id::TaskId;
+use crate::domain::id::{AttemptId, TaskId};
+use crate::domain::money::Usd;
 use crate::domain::request::GenerateRequest;
-use crate::domain::task::{Candidate, Cost, Event, Phase, State, Task};
-use crate::store::{Accepted, Change, StoreError};
+use crate::domain::task::{Candidate, Cost, Phase, State, Task};
+use crate::providers::{Inputs, Job, Shown};
+use crate::store::{Accepted, StoreError};
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -56,66 +58,102 @@ impl Engine {
         self.inner.catalog.plan(request)
     }
 
-    /// Takes a well-formed request in. Once this answers, the task is durable and will reach exactly one end.
+    /// What the first route of a plan would send: one request for each upstream call. Nothing is sent, fetched or stored.
+    pub fn preview(&self, plan: &Plan) -> Vec<Shown> {
+        let Some(first) = plan.planned.first() else { return Vec::new() };
+        let Some(lane) = self.inner.lanes.get(&first.taken.provider) else { return Vec::new() };
+        let inputs = Inputs::sketch(&first.request, &first.offer);
+        let shown = first.counts().into_iter().map(|count| {
+            let mut request = first.request.clone();
+            request.n = request.n.map(|_| count);
+            let job = Job {
+                attempt: AttemptId::floor(self.inner.clock.now()),
+                request: &request,
+                provider_model: &first.taken.provider_model,
+                form: &first.offer.form,
+                options: request.provider_options.get(&first.taken.provider),
+                inputs: &inputs,
+                callback: None,
+                not_after: Instant::now(),
+            };
+            lane.provider.account().shown(&lane.provider.request(&job))
+        });
+        shown.collect()
+    }
+
+    /// The task an idempotency key belongs to already, when its body was the same.
+    pub async fn replay(
+        &self,
+        tenant: &str,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<Acceptance>, Refusal> {
+        match self.inner.store.task_by_key(tenant, key).await? {
+            Some(task) if task.fingerprint == fingerprint => Ok(Some(Acceptance { task, replayed: true })),
+            Some(task) => Err(Refusal::KeyReused(task.id)),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes a well-formed request in; `fingerprint` is that of the body as the caller sent it. Once this answers, the task is durable and will reach exactly one end.
     pub async fn accept(
         &self,
         caller: Caller,
         request: GenerateRequest,
         idempotency_key: Option<String>,
+        fingerprint: String,
     ) -> Result<Acceptance, Refusal> {
         let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
-        let fingerprint = request.fingerprint();
-        let task = self.inner.new_task(caller, plan, idempotency_key, fingerprint);
-        match self.inner.store.accept(task).await? {
+        let key = Key { caller, idempotency: idempotency_key, fingerprint };
+        let (task, parts) = self.inner.divide(key, plan)?;
+        match self.inner.store.accept(task, parts).await? {
             Accepted::Created(task) => Ok(Acceptance { task: *task, replayed: false }),
             Accepted::Replayed(task) => Ok(Acceptance { task: *task, replayed: true }),
             Accepted::KeyReused(task) => Err(Refusal::KeyReused(task)),
         }
     }
+}
 
-    /// Calls a task off for its tenant. Only what has not been sent can be.
-    pub async fn cancel(&self, tenant: &str, id: TaskId) -> Result<Task, Refusal> {
-        // A worker may be claiming the task at this very moment: then its next phase decides.
-        for _ in 0..5 {
-            let task = self.inner.store.task(id).await?.filter(|task| task.tenant == tenant);
-            let mut task = task.ok_or(Refusal::NotFound)?;
-            match task.phase {
-                Phase::Queued => {}
-                phase if phase.terminal() => {
-                    return Err(Refusal::TooLate(
-                        Code::AlreadyFinished,
-                        format!("{id} is {}", phase.as_str()),
-                    ));
-                }
-                _ => {
-                    let detail = format!("{id} is already at a provider, which offers no way back");
-                    return Err(Refusal::TooLate(Code::NotCancelable, detail));
-                }
-            }
-            let told = task.apply(Event::Cancel, self.inner.clock.now());
-            let told = told.map_err(|illegal| Refusal::TooLate(Code::NotCancelable, illegal.to_string()))?;
-            match self
-                .inner
-                .store
-                .save(Change { notices: told.into_iter().collect(), ..Change::of(Box::new(task)) })
-                .await
-            {
-                Err(StoreError::Stale) => {}
-                saved => return Ok(*saved?),
-            }
-        }
-        Err(Refusal::TooLate(Code::NotCancelable, format!("{id} is just being sent to a provider")))
-    }
+/// Whose a new task is, and what it is known by.
+struct Key {
+    caller: Caller,
+    idempotency: Option<String>,
+    fingerprint: String,
 }
 
 impl Inner {
-    fn new_task(
-        &self,
-        caller: Caller,
-        plan: Plan,
-        idempotency_key: Option<String>,
-        fingerprint: String,
-    ) -> Task {
+    /// The task for a plan. Where one upstream call cannot make all pictures, the work is divided into parts, each a task
+    /// of its own with its own routes and attempts; the task itself then only waits for them.
+    fn divide(&self, key: Key, plan: Plan) -> Result<(Task, Vec<Task>), Refusal> {
+        let first = &plan.planned[0];
+        let (wanted, counts) = (first.request.count(), first.counts());
+        if first.calls == 1 {
+            return Ok((self.new_task(key, plan), Vec::new()));
+        }
+        let caller = key.caller.clone();
+        let mut whole = self.new_task(key, plan);
+        let mut parts = Vec::with_capacity(counts.len());
+        for (at, count) in (0i64..).zip(counts) {
+            let mut request = whole.request.clone();
+            request.n = Some(count);
+            let share = |most: Usd| Usd::from_nanos(most.nanos() / i64::from(wanted) * i64::from(count));
+            request.routing.max_cost_usd = request.routing.max_cost_usd.map(share);
+            // Asking for fewer pictures can only open routes, never close the one that was found.
+            let plan = self.catalog.plan(&request).map_err(Refusal::NoRoute)?;
+            let key = Key { caller: caller.clone(), idempotency: None, fingerprint: String::new() };
+            let mut part = self.new_task(key, plan);
+            part.parent = Some(whole.id);
+            part.rank += at;
+            parts.push(part);
+        }
+        whole.phase = Phase::Gathering;
+        whole.wake_at = None;
+        whole.state.parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        Ok((whole, parts))
+    }
+
+    fn new_task(&self, key: Key, plan: Plan) -> Task {
+        let Key { caller, idempotency, fingerprint } = key;
         let now = self.clock.now();
         let request = plan.request;
         let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
@@ -145,10 +183,11 @@ impl Inner {
             id: TaskId::mint(self.clock.as_ref()),
             tenant: caller.tenant,
             key: caller.key,
-            idempotency_key,
+            parent: None,
+            idempotency_key: idempotency,
             fingerprint,
             model: first.model.clone(),
-            operation: first.operation,
+            operation: first.offer.operation,
             phase: Phase::Queued,
             lane: first.taken.provider.clone(),
             rank: now.0,

@@ -1,7 +1,7 @@
 //! Everything that is on offer at the configured accounts, and what a model name means there: [`Catalog::plan`] asks every
 //! route a name stands for, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -17,6 +17,10 @@ use crate::domain::validate::{FieldCode, FieldError};
 pub struct Catalog {
     /// Routes of the providers that are on.
     pub entries: Vec<Entry>,
+    /// Every configured provider id, on or off.
+    pub providers: BTreeSet<String>,
+    /// Whether providers can fetch what lies here.
+    pub reachable: bool,
     /// Models of adapter kinds with no provider on, to say so instead of "unknown".
     pub dormant: Vec<String>,
     /// What `auto` tries, in order.
@@ -60,7 +64,8 @@ impl Catalog {
 
     /// A route a task was planned for, planned again with today's catalogue.
     pub fn replan(&self, request: &GenerateRequest, taken: &RouteTaken) -> Option<Planned> {
-        let mut planned = self.entry(&taken.provider, &taken.provider_model)?.offer(request, 0).ok()?;
+        let mut planned =
+            self.entry(&taken.provider, &taken.provider_model)?.offer(request, 0, self.reachable).ok()?;
         planned.taken.reason.clone_from(&taken.reason);
         Some(planned)
     }
@@ -77,6 +82,7 @@ impl Catalog {
 
     /// Plans a request that is well-formed.
     pub fn plan(&self, request: &GenerateRequest) -> Result<Plan, NoRoute> {
+        self.check_providers(request)?;
         let asked = request.model.as_deref().unwrap_or("auto");
         if let Some(alias) = self.aliases.get(asked) {
             return self.plan_model(&alias.model, &alias.fill(request));
@@ -95,6 +101,33 @@ impl Catalog {
             plans.extend(plan.rejected);
         }
         Err(verdict(&plans))
+    }
+
+    /// A provider id nobody has configured is a slip of the pen, not a wish to be passed over.
+    fn check_providers(&self, request: &GenerateRequest) -> Result<(), NoRoute> {
+        let routing = &request.routing;
+        let lists = [("only", &routing.only), ("order", &routing.order), ("ignore", &routing.ignore)];
+        let listed = lists.into_iter().flat_map(|(list, names)| {
+            names.iter().enumerate().map(move |(at, name)| (format!("/routing/{list}/{at}"), name))
+        });
+        let optioned =
+            request.provider_options.keys().map(|name| (format!("/provider_options/{name}"), name));
+        let unknown = listed.chain(optioned).filter(|(_, name)| !self.providers.contains(*name));
+        let errors: Vec<_> = unknown
+            .map(|(pointer, name)| {
+                FieldError::new(
+                    pointer,
+                    FieldCode::InvalidValue,
+                    format!("no provider {name:?} is configured"),
+                )
+            })
+            .collect();
+        match errors.first() {
+            None => Ok(()),
+            Some(first) => {
+                Err(NoRoute { code: Code::ValidationFailed, detail: first.detail.clone(), errors })
+            }
+        }
     }
 
     fn plan_model(&self, model: &str, request: &GenerateRequest) -> Result<Plan, NoRoute> {
@@ -123,7 +156,7 @@ impl Catalog {
     fn consider(&self, model: &str, request: &GenerateRequest) -> Plan {
         let mut plan = Plan { request: request.clone(), ..Plan::default() };
         for (place, entry) in self.ordered(model, request).into_iter().enumerate() {
-            match entry.offer(request, place) {
+            match entry.offer(request, place, self.reachable) {
                 Ok(planned) => plan.planned.push(planned),
                 Err((code, reasons)) => plan.rejected.push(Rejected {
                     provider: entry.provider.clone(),
@@ -208,8 +241,10 @@ mod tests {
         Catalog {
             entries: entries("a").chain(entries("b")).collect(),
             dormant: vec!["asleep".into()],
+            providers: ["a".to_owned(), "b".to_owned()].into(),
             default_models: vec!["small".into(), "large".into()],
             aliases: [("twice".to_owned(), alias)].into(),
+            ..Catalog::default()
         }
     }
 
@@ -268,6 +303,12 @@ mod tests {
             (Code::ValidationFailed, vec!["/size".into()])
         );
         assert_eq!(refused(r#"{"prompt":"x","model":"small","operation":"edit"}"#).0, Code::Unservable);
+        for (body, pointer) in [
+            (r#"{"prompt":"x","routing":{"only":["a","zz"]}}"#, "/routing/only/1"),
+            (r#"{"prompt":"x","provider_options":{"zz":{}}}"#, "/provider_options/zz"),
+        ] {
+            assert_eq!(refused(body), (Code::ValidationFailed, vec![pointer.into()]));
+        }
         assert_eq!(
             refused(r#"{"prompt":"x","model":"a/A/small","routing":{"max_cost_usd":"0.001"}}"#).0,
             Code::MaxCostExceeded

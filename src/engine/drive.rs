@@ -30,6 +30,7 @@ pub(super) async fn run(engine: &Inner, task: Box<Task>) {
         Phase::Submitting => Box::pin(engine.lost(task)).await,
         Phase::Waiting => Box::pin(engine.poll(task)).await,
         Phase::Reconciling => Box::pin(engine.reconcile(task)).await,
+        Phase::Gathering => Box::pin(engine.gather(task)).await,
         Phase::Storing => Box::pin(engine.bring(task)).await,
         Phase::Succeeded | Phase::Failed | Phase::Canceled => {}
     }
@@ -173,7 +174,7 @@ impl Inner {
     }
 
     /// Brings the pictures here. Each that has come is remembered; the rest is tried again, apart from all generation.
-    async fn bring(&self, mut task: Box<Task>) {
+    pub(super) async fn bring(&self, mut task: Box<Task>) {
         let now = self.clock.now();
         let mut here: Vec<Option<Saved>> = Vec::new();
         let mut lacking = None;

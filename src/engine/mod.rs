@@ -3,9 +3,12 @@
 //! routes, `lane.rs` what is known of each provider account.
 
 mod accept;
+mod cancel;
 mod catalog;
 mod drive;
+mod gather;
 mod lane;
+mod prepare;
 mod route;
 mod save;
 mod submit;
@@ -26,7 +29,9 @@ pub use route::{NoRoute, Plan, Planned, Rejected};
 use crate::blobs::Blobs;
 use crate::domain::clock::Clock;
 use crate::domain::id::TaskId;
+use crate::domain::link::Links;
 use crate::net::Net;
+use crate::net::policy::Refused;
 use crate::providers::Provider;
 use crate::store::{Store, StoreError};
 
@@ -62,6 +67,8 @@ pub struct Parts {
     pub net: Net,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Addresses of our own.
+    pub links: Links,
     /// What is on offer.
     pub catalog: Catalog,
     /// Who offers it, by provider id.
@@ -135,6 +142,11 @@ impl Engine {
             // A worker that panicked has been logged, and its task becomes due again.
             futures_util::future::join_all(working).await;
         }
+    }
+
+    /// Whether an address somebody else chose may be fetched at all.
+    pub fn vet(&self, address: &str) -> Result<(), Refused> {
+        self.inner.net.guarded.vet(address).map(drop)
     }
 
     /// What is on offer.

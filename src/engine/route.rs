@@ -1,11 +1,14 @@
 //! Whether one route can serve a request, on what terms, and why not: a pure function of the two. Nothing is sent and
 //! nothing is stored.
 
+use std::sync::Arc;
+
 use super::catalog::Entry;
-use crate::domain::catalog::{Price, Route};
+use crate::domain::catalog::{Offer, Price, Route};
 use crate::domain::code::Code;
 use crate::domain::fit::{Adjustment, fit};
 use crate::domain::money::Usd;
+use crate::domain::param::{Carrier, ParamName};
 use crate::domain::request::{GenerateRequest, Operation, Strategy};
 use crate::domain::task::RouteTaken;
 use crate::domain::validate::{FieldCode, FieldError};
@@ -17,10 +20,8 @@ pub struct Planned {
     pub taken: RouteTaken,
     /// The model's public name.
     pub model: String,
-    /// The kind of work.
-    pub operation: Operation,
-    /// The provider's word for it.
-    pub form: String,
+    /// The kind of work, in the provider's form.
+    pub offer: Arc<Offer>,
     /// The request as the route honours it.
     pub request: GenerateRequest,
     /// What was adjusted.
@@ -29,6 +30,14 @@ pub struct Planned {
     pub calls: u32,
     /// What it costs at most, when a price is known.
     pub price: Option<Usd>,
+}
+
+impl Planned {
+    /// How many pictures each upstream call is to make.
+    pub fn counts(&self) -> Vec<u32> {
+        let (wanted, most) = (self.request.count(), self.offer.most_per_call());
+        (0..self.calls).map(|call| most.min(wanted - call * most)).collect()
+    }
 }
 
 /// A route that cannot.
@@ -72,6 +81,7 @@ impl Entry {
         &self,
         request: &GenerateRequest,
         place: usize,
+        reachable: bool,
     ) -> Result<Planned, (Code, Vec<FieldError>)> {
         let routing = &request.routing;
         let excluded = (!routing.only.is_empty() && !routing.only.contains(&self.provider))
@@ -82,10 +92,13 @@ impl Entry {
             return Err((Code::Unservable, vec![reason]));
         }
         let operation = operation(request, &self.route);
-        let options = request.provider_options.get(&self.provider);
         let mut reasons = Vec::new();
         for offer in self.route.offers.iter().filter(|offer| offer.operation == operation) {
-            match fit(&self.route, offer, request, options) {
+            let fit = fit(&self.route, offer, request, &self.provider).and_then(|fit| {
+                let stuck = if reachable { Vec::new() } else { undeliverable(&fit.request, offer) };
+                if stuck.is_empty() { Ok(fit) } else { Err(stuck) }
+            });
+            match fit {
                 Ok(fit) => {
                     let price = self
                         .route
@@ -101,8 +114,7 @@ impl Entry {
                     return Ok(Planned {
                         taken,
                         model: self.route.model.clone(),
-                        operation,
-                        form: offer.form.clone(),
+                        offer: Arc::clone(offer),
                         request: fit.request,
                         adjustments: fit.adjustments,
                         calls: fit.calls,
@@ -134,6 +146,23 @@ fn reason(request: &GenerateRequest, place: usize, price: Option<Usd>) -> String
     };
     let price = price.map_or_else(|| "price unknown".to_owned(), |price| format!("${price}"));
     format!("{rank}; {price}")
+}
+
+/// Input images that lie here and that the provider would have to fetch, though it cannot reach us.
+fn undeliverable(request: &GenerateRequest, offer: &Offer) -> Vec<FieldError> {
+    let painted = request.mask.is_some() && offer.carriers(ParamName::Mask) == [Carrier::Painted];
+    let inputs = request.inputs().into_iter().filter(|(pointer, input)| {
+        let (name, made_here) = match pointer.split('/').nth(1) {
+            Some("images") => (ParamName::Images, painted),
+            Some("mask") => (ParamName::Mask, false),
+            Some("loras") => (ParamName::Loras, false),
+            _ => (ParamName::Controls, false),
+        };
+        (made_here || input.url.is_none()) && offer.carriers(name) == [Carrier::Url]
+    });
+    let detail =
+        "this route takes addresses only, and the gateway has no server.public_url to serve the image at";
+    inputs.map(|(pointer, _)| FieldError::new(pointer, FieldCode::Unsupported, detail)).collect()
 }
 
 /// The price of all calls that together make the pictures asked for.

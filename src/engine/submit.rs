@@ -15,9 +15,8 @@ use crate::domain::fit::effective;
 use crate::domain::id::AttemptId;
 use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
-use crate::domain::request::ImageInput;
 use crate::domain::task::{Event, Failure, Output, Source, Task};
-use crate::providers::{Input, Inputs, Job, Progress, ProviderError, Signal};
+use crate::providers::{Job, Progress, ProviderError, Signal};
 
 /// Progress is saved at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -42,7 +41,10 @@ impl Inner {
             let detail = "another attempt could cost more than the task may".to_owned();
             return self.fail(task, Code::MaxCostExceeded, detail).await;
         }
-        let inputs = inputs(&task);
+        let inputs = match self.prepare(&task, &planned).await {
+            Ok(inputs) => inputs,
+            Err(unfit) => return self.unprepared(task, unfit).await,
+        };
         let attempt = self.intent(&task, &planned);
         task.state.effective = effective(&planned.request);
         task.state.adjustments.clone_from(&planned.adjustments);
@@ -56,7 +58,7 @@ impl Inner {
             attempt: attempt.id,
             request: &planned.request,
             provider_model: &planned.taken.provider_model,
-            form: &planned.form,
+            form: &planned.offer.form,
             options,
             inputs: &inputs,
             callback: None,
@@ -173,7 +175,7 @@ impl Inner {
         }
     }
 
-    async fn fail(&self, task: Box<Task>, code: Code, detail: String) {
+    pub(super) async fn fail(&self, task: Box<Task>, code: Code, detail: String) {
         let failure = Failure { code, detail, billed: task.billed(), provider: None };
         let now = self.clock.now();
         self.save(task, Step::new(Event::Fail(failure), now)).await;
@@ -188,17 +190,5 @@ fn may_spend(task: &Task, price: Option<Usd>) -> bool {
         (Some(most), Some(price)) => spent + price <= most,
         (Some(_), None) => false,
         (None, _) => task.billed() == Billing::No,
-    }
-}
-
-/// The input images as the provider takes them.
-fn inputs(task: &Task) -> Inputs {
-    let request = &task.request;
-    let carried = |input: &ImageInput| input.url.clone().map(Input::Url);
-    Inputs {
-        images: request.images.iter().filter_map(carried).collect(),
-        mask: request.mask.as_ref().and_then(carried),
-        loras: request.loras.iter().map(|lora| lora.image.as_ref().and_then(carried)).collect(),
-        controls: request.controls.iter().filter_map(|control| carried(&control.image)).collect(),
     }
 }

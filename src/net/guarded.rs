@@ -12,7 +12,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::policy::{Lookup, Policy, Refused};
+use super::policy::{Lookup, Policy, Reach, Refused};
 use super::{NetError, plain};
 
 /// Redirects followed by a download.
@@ -53,6 +53,7 @@ pub enum FetchError {
 #[derive(Clone)]
 pub struct Guarded {
     policy: Arc<Policy>,
+    lookup: Arc<dyn Lookup>,
     client: reqwest::Client,
 }
 
@@ -70,19 +71,25 @@ impl Guarded {
         tls: rustls::ClientConfig,
     ) -> Result<Self, NetError> {
         let policy = Arc::new(policy);
-        let resolver = Vetting { policy: Arc::clone(&policy), lookup };
+        let resolver = Vetting { policy: Arc::clone(&policy), lookup: Arc::clone(&lookup) };
         let client = plain(tls)
             .dns_resolver(resolver)
             .pool_max_idle_per_host(8)
             .pool_idle_timeout(Duration::from_secs(20))
             .build()
             .map_err(|e| NetError(e.to_string()))?;
-        Ok(Self { policy, client })
+        Ok(Self { policy, lookup, client })
     }
 
     /// Whether an address could be fetched at all, before anything is resolved.
     pub fn vet(&self, address: &str) -> Result<Url, Refused> {
         self.policy.vet(address)
+    }
+
+    /// Whether everybody can reach an address, or only we.
+    pub async fn reach(&self, address: &str) -> Result<Reach, Refused> {
+        let url = self.policy.vet(address)?;
+        self.policy.reach(self.lookup.as_ref(), &url).await
     }
 
     /// Fetches an address, following at most three vetted redirects.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use guarded::Guarded;
 pub use paid::Paid;
-pub use policy::{Lookup, Policy, SystemLookup};
+pub use policy::{Lookup, Policy, Reach, SystemLookup};
 
 /// How long a connection may take to come about: name, TCP and TLS together.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);

@@ -91,11 +91,18 @@ impl Policy {
         if self.allow_private.iter().any(named) {
             return Ok(());
         }
-        let public = match ip {
-            IpAddr::V4(ip) => public_v4(ip),
-            IpAddr::V6(ip) => public_v6(ip),
+        if public(ip) { Ok(()) } else { Err(Refused("address")) }
+    }
+
+    /// Whether the world at large can reach an address, or only we can. A name that has no address here is left to whoever
+    /// fetches it.
+    pub async fn reach(&self, lookup: &dyn Lookup, url: &Url) -> Result<Reach, Refused> {
+        let addresses = match url.host() {
+            Some(Host::Ipv4(ip)) => vec![ip.into()],
+            Some(Host::Ipv6(ip)) => vec![ip.into()],
+            _ => self.resolve(lookup, url.host_str().unwrap_or_default()).await?,
         };
-        if public { Ok(()) } else { Err(Refused("address")) }
+        Ok(if addresses.into_iter().all(public) { Reach::Public } else { Reach::Private })
     }
 
     /// The addresses of a name, all of them admitted: a name with one forbidden answer is refused as a whole.
@@ -116,6 +123,22 @@ fn near(ip: IpAddr) -> Vec<IpNet> {
     ];
     let nets = NETS.into_iter().filter_map(|(base, length)| IpNet::new(base, length).ok());
     nets.filter(|net| net.contains(&ip)).collect()
+}
+
+/// Who can reach an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Everybody.
+    Public,
+    /// We, and others on our networks.
+    Private,
+}
+
+fn public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => public_v4(ip),
+        IpAddr::V6(ip) => public_v6(ip),
+    }
 }
 
 /// Outside every block of the IANA special-purpose registry.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::HeaderMap;
@@ -15,12 +13,6 @@ use super::errors::Shape;
 
 /// The longest rest a provider can ask for.
 const MAX_REST: Duration = Duration::from_mins(15);
-/// Standard alphabet, with or without padding.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// A whole answer, or as much of it as came.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -52,17 +44,6 @@ pub fn salvage(fragment: &[u8], name: &str) -> Option<String> {
     let rest = rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
     let (value, _) = rest.split_once('"')?;
     handle(value)
-}
-
-/// The bytes of a base64 text, bare or as a `data:` URI; `None` when it is neither or empty.
-pub fn decode_base64(text: &str) -> Option<Bytes> {
-    let body = match text.strip_prefix("data:") {
-        Some(uri) => uri.split_once(";base64,")?.1,
-        None => text,
-    };
-    let body: Vec<u8> = body.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-    let bytes = LENIENT.decode(body).ok()?;
-    (!bytes.is_empty()).then(|| bytes.into())
 }
 
 /// Reads an answer until it ends, `most` bytes have come or `ends` has passed.

@@ -1,6 +1,7 @@
 //! The shell every adapter shares: sends a [`Wire`] with the account's key, reads what comes back within limits, and
 //! judges refusals by the error map. Adapters see answers, never sockets.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,14 +11,16 @@ use http::HeaderMap;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
+use utoipa::ToSchema;
 
 use super::answer::{self, Answer, words};
 use super::errors::{On, Rows};
 use super::sse::{self, Cut};
-use super::{Kind, ProviderError};
+use super::{Kind, ProviderError, Wire};
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::task::ProviderWords;
 use crate::net::Net;
@@ -34,45 +37,6 @@ const STREAM_TOTAL: Duration = Duration::from_mins(15);
 /// How much of a provider's message is kept.
 const MAX_WORDS: usize = 500;
 
-/// An upstream request without its key: what is sent, and what a dry run shows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wire {
-    /// Method.
-    pub method: http::Method,
-    /// Path below the account's base address.
-    pub path: String,
-    /// Body.
-    pub body: WireBody,
-}
-
-/// A request's body.
-#[derive(Debug, Clone, PartialEq)]
-pub enum WireBody {
-    /// None.
-    Empty,
-    /// A JSON document.
-    Json(Value),
-}
-
-impl Wire {
-    /// A POST of a JSON document.
-    pub fn post(path: impl Into<String>, body: Value) -> Self {
-        Self { method: http::Method::POST, path: path.into(), body: WireBody::Json(body) }
-    }
-
-    /// A GET.
-    pub fn get(path: impl Into<String>) -> Self {
-        Self { method: http::Method::GET, path: path.into(), body: WireBody::Empty }
-    }
-
-    fn bytes(&self) -> Bytes {
-        match &self.body {
-            WireBody::Empty => Bytes::new(),
-            WireBody::Json(value) => value.to_string().into(),
-        }
-    }
-}
-
 /// One configured account.
 #[derive(Clone)]
 pub struct Account {
@@ -82,8 +46,8 @@ pub struct Account {
     pub base: Url,
     /// Its key.
     pub key: SecretString,
-    /// The header the key travels in; in `Authorization` it is a bearer token.
-    pub key_header: HeaderName,
+    /// The header the key travels in, when the operator names one; in `Authorization` it is a bearer token.
+    pub key_header: Option<HeaderName>,
     /// How long a paid call may take to begin its answer.
     pub timeout: Duration,
     /// From acceptance to the first poll; `None` leaves it to the adapter.
@@ -96,6 +60,20 @@ pub struct Account {
     pub rows: Rows,
 }
 
+/// An upstream request, for people to read.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Shown {
+    /// Method.
+    pub method: String,
+    /// Address.
+    pub url: String,
+    /// Headers; secrets are redacted.
+    pub headers: BTreeMap<String, String>,
+    /// Body; forms are listed part by part, inline images shortened.
+    #[schema(value_type = Object)]
+    pub body: Value,
+}
+
 /// What a paid call gave.
 pub enum Reply {
     /// A document.
@@ -105,7 +83,15 @@ pub enum Reply {
 }
 
 impl Account {
-    /// Makes a paid call, once. Errors say whether the provider can have seen it. `most` bounds one streamed event.
+    /// The account with the header its kind's keys usually travel in.
+    #[must_use]
+    pub fn keyed_by(mut self, usual: &'static str) -> Self {
+        self.key_header.get_or_insert(HeaderName::from_static(usual));
+        self
+    }
+
+    /// Makes a paid call, once. Errors say whether the provider can have seen it. `most` bounds one streamed event, and a
+    /// whole document where it is more than the usual.
     pub async fn submit(
         &self,
         wire: &Wire,
@@ -114,15 +100,10 @@ impl Account {
     ) -> Result<Reply, ProviderError> {
         let mut headers = HeaderMap::new();
         self.sign(&mut headers);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let (content_type, body) = wire.encode();
+        headers.extend(HeaderValue::try_from(content_type).map(|value| (CONTENT_TYPE, value)));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        let order = Order {
-            url: self.url(&wire.path)?,
-            headers,
-            body: wire.bytes(),
-            head_within: self.timeout,
-            not_after,
-        };
+        let order = Order { url: self.url(&wire.path)?, headers, body, head_within: self.timeout, not_after };
         let response = self.net.paid.post(order).await.map_err(|error| self.no_answer(&error))?;
         let (head, body) = response.into_parts();
         let body = body.into_data_stream().map(|piece| piece.map_err(|e| e.to_string()));
@@ -134,7 +115,9 @@ impl Account {
             return Ok(Reply::Events(events(body, most)));
         }
         let ends = Instant::now() + self.timeout;
-        Ok(Reply::Whole(answer::read(head.status.as_u16(), &head.headers, body, ends, MAX_JSON).await))
+        Ok(Reply::Whole(
+            answer::read(head.status.as_u16(), &head.headers, body, ends, MAX_JSON.max(most)).await,
+        ))
     }
 
     /// Asks something free.
@@ -152,6 +135,19 @@ impl Account {
         let body = Box::pin(response.bytes_stream().map(|piece| piece.map_err(|e| e.to_string())));
         let ends = Instant::now() + Duration::from_secs(30);
         Ok(answer::read(status, &headers, body, ends, 48 * 1024 * 1024).await)
+    }
+
+    /// A request as a dry run shows it: complete but for the key.
+    pub fn shown(&self, wire: &Wire) -> Shown {
+        let name = self.key_header.as_ref().map_or("authorization", HeaderName::as_str).to_owned();
+        let (content_type, _) = wire.encode();
+        let kind = content_type.split(';').next().unwrap_or_default().to_owned();
+        Shown {
+            method: wire.method.to_string(),
+            url: format!("{}{}", self.base.as_str().trim_end_matches('/'), wire.path),
+            headers: [(name, "[redacted]".to_owned()), ("content-type".to_owned(), kind)].into(),
+            body: wire.shown(),
+        }
     }
 
     /// Judges an answer that is not a success.
@@ -230,11 +226,12 @@ impl Account {
 
     fn sign(&self, headers: &mut HeaderMap) {
         let key = self.key.expose_secret();
-        let value = if self.key_header == AUTHORIZATION { format!("Bearer {key}") } else { key.to_owned() };
+        let name = self.key_header.clone().unwrap_or(AUTHORIZATION);
+        let value = if name == AUTHORIZATION { format!("Bearer {key}") } else { key.to_owned() };
         // The configuration was checked to make a legal header.
         if let Ok(mut value) = HeaderValue::from_str(&value) {
             value.set_sensitive(true);
-            headers.insert(self.key_header.clone(), value);
+            headers.insert(name, value);
         }
     }
 

@@ -5,12 +5,19 @@
 
 pub mod answer;
 pub mod call;
+#[cfg(test)]
+mod conformance;
 mod errors;
 mod imagepipeline;
 mod kind;
 mod piapi;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
+mod scripted;
 pub mod sse;
 mod status;
+mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,15 +29,17 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-pub use call::{Account, Reply, Wire, WireBody};
+pub use call::{Account, Reply, Shown};
 pub use errors::{Row, Rows};
 pub use kind::{Follow, Kind};
+pub use wire::{Part, Wire, WireBody};
 
 use crate::domain::attempt::Verdict;
-use crate::domain::catalog::Route;
+use crate::domain::catalog::{Offer, Route};
 use crate::domain::id::AttemptId;
 use crate::domain::image::{ImageKind, MediaType};
-use crate::domain::request::GenerateRequest;
+use crate::domain::param::{Carrier, ParamName};
+use crate::domain::request::{GenerateRequest, ImageInput};
 use crate::domain::task::ProviderWords;
 
 /// An adapter kind: what a `[providers.*]` block names as `kind`.
@@ -39,8 +48,6 @@ pub struct KindEntry {
     pub name: &'static str,
     /// The address taken when the block names none.
     pub base_url: &'static str,
-    /// The header a key travels in when the block names none.
-    pub key_header: &'static str,
     /// How many tasks may be at the provider at once when the block does not say.
     pub in_flight: u32,
     /// Its `errors.toml`.
@@ -53,7 +60,14 @@ pub struct KindEntry {
 pub type Opened = Result<Arc<dyn Provider>, OpenError>;
 
 /// Every adapter kind.
-pub static KINDS: &[KindEntry] = &[piapi::FLUX, piapi::GPT_4O_IMAGE, imagepipeline::KIND];
+pub static KINDS: &[KindEntry] = &[
+    piapi::FLUX,
+    piapi::GPT_4O_IMAGE,
+    piapi::GPT_IMAGE,
+    imagepipeline::KIND,
+    #[cfg(test)]
+    scripted::KIND,
+];
 
 /// Settings only some kinds know.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +84,9 @@ pub struct OpenError(pub String);
 /// One configured account at one upstream.
 #[async_trait]
 pub trait Provider: Send + Sync {
+    /// The account it speaks for.
+    fn account(&self) -> &Account;
+
     /// What it offers.
     fn routes(&self) -> &[Route];
 
@@ -157,6 +174,34 @@ pub enum Input {
         /// Its bytes.
         bytes: Bytes,
     },
+}
+
+impl Inputs {
+    /// What a request's inputs would be, without fetching or reading any: for a dry run.
+    pub fn sketch(request: &GenerateRequest, offer: &Offer) -> Self {
+        let sketch = |input: &ImageInput, name: ParamName| match &input.url {
+            Some(url) if offer.carriers(name).contains(&Carrier::Url) => Input::Url(url.clone()),
+            _ if offer.carriers(name) == [Carrier::Url] => {
+                Input::Url("(a signed address of this gateway)".to_owned())
+            }
+            _ => Input::Bytes { media_type: MediaType::Png, bytes: Bytes::new() },
+        };
+        let mask = request.mask.as_ref().filter(|_| offer.carriers(ParamName::Mask) == [Carrier::Multipart]);
+        Self {
+            images: request.images.iter().map(|input| sketch(input, ParamName::Images)).collect(),
+            mask: mask.map(|input| sketch(input, ParamName::Mask)),
+            loras: request
+                .loras
+                .iter()
+                .map(|lora| Some(sketch(lora.image.as_ref()?, ParamName::Loras)))
+                .collect(),
+            controls: request
+                .controls
+                .iter()
+                .map(|control| sketch(&control.image, ParamName::Controls))
+                .collect(),
+        }
+    }
 }
 
 impl Input {

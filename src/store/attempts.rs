@@ -33,9 +33,10 @@ impl Store {
         detail.as_deref().map(read).transpose()
     }
 
-    /// A task's attempts, first to last.
+    /// The attempts of a task and of its parts, first to last.
     pub async fn attempts(&self, task: TaskId) -> Result<Vec<Attempt>, StoreError> {
-        const SQL: &str = "SELECT detail FROM attempts WHERE task_id = $1 ORDER BY number";
+        const SQL: &str = "SELECT detail FROM attempts WHERE task_id IN (SELECT id FROM tasks WHERE id = $1 OR parent_id = $1) \
+             ORDER BY started_at, id";
         let id = task.to_string();
         let details: Vec<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_all(c).await)?;
         details.iter().map(|detail| read(detail)).collect()

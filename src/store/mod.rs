@@ -4,8 +4,11 @@
 mod attempts;
 mod backend;
 mod changes;
+mod claim;
 mod events;
+mod files;
 mod images;
+mod list;
 mod settings;
 mod tasks;
 mod writer;
@@ -14,8 +17,10 @@ use std::sync::Arc;
 
 pub use backend::Exclusive;
 pub use changes::{Changes, Watch};
+pub use claim::Claim;
 pub use events::EventRow;
-pub use tasks::{Accepted, Change, Claim, Page, TaskFilter};
+pub use list::{Page, TaskFilter};
+pub use tasks::{Accepted, Change};
 
 use crate::domain::clock::Clock;
 use backend::Db;

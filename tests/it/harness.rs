@@ -21,6 +21,9 @@ pub const KEY: &str = "easel_test_0123456789abcdef";
 /// The key of another tenant.
 pub const OTHER_KEY: &str = "easel_other_0123456789abcdef";
 
+/// Configuration that begins so names its own providers.
+const ONLY: &str = "# only\n";
+
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy)]
 pub enum Db {
@@ -74,6 +77,11 @@ impl Gateway {
         Self::with_clock(db, more, Arc::clone(&clock), Arc::clone(&clock) as Arc<dyn Clock>).await
     }
 
+    /// A gateway with just these providers.
+    pub async fn only(db: Db, providers: &str) -> Self {
+        Self::configured(db, &format!("{ONLY}{providers}")).await
+    }
+
     /// A gateway that runs by itself in real time, on upstreams that are done at once.
     pub async fn live(db: Db) -> Self {
         let idle = Arc::new(TestClock::at(Millis(0)));
@@ -109,12 +117,27 @@ impl Gateway {
         headers: &[(&str, &str)],
         body: Option<&str>,
     ) -> Answer {
+        self.send_bytes(method, path, headers, body.map(|body| body.as_bytes().to_vec())).await
+    }
+
+    /// Uploads bytes.
+    pub async fn upload(&self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        self.send_bytes(Method::POST, path, headers, Some(body)).await
+    }
+
+    async fn send_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Answer {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if !headers.iter().any(|(name, _)| matches!(*name, "authorization" | "x-api-key")) {
             request = request.header("authorization", format!("Bearer {KEY}"));
         }
         if let Some(body) = body {
-            request = request.body(body.to_owned());
+            request = request.body(body);
             if !headers.iter().any(|(name, _)| *name == "content-type") {
                 request = request.header("content-type", "application/json");
             }
@@ -152,6 +175,32 @@ impl Gateway {
     /// The task's attempts.
     pub async fn attempts(&self, id: &str) -> Vec<Value> {
         self.get(&format!("/tasks/{id}/attempts")).await.json()["data"].as_array().unwrap().clone()
+    }
+
+    /// Adds a rule to the simulator.
+    pub async fn rule(&self, rule: &Value) {
+        let url = format!("{}/_sim/rules", self.simulator.url());
+        let answer = self
+            .http
+            .post(url)
+            .header("content-type", "application/json")
+            .body(rule.to_string())
+            .send()
+            .await;
+        assert!(answer.unwrap().status().is_success(), "{rule}");
+    }
+
+    /// [`Self::settle`] for a task of another tenant.
+    pub async fn settle_for(&self, headers: &[(&str, &str)], id: &str) -> Value {
+        for _ in 0..100 {
+            self.app.engine.run_until_idle().await.unwrap();
+            let task = self.send(Method::GET, &format!("/tasks/{id}"), headers, None).await.json();
+            if !task["finished_at"].is_null() {
+                return task;
+            }
+            self.advance_to_next().await;
+        }
+        panic!("the task never ends");
     }
 
     /// Lets the engine work and moves the clock to each next moment until the task has ended.
@@ -245,5 +294,6 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
              in_flight = 50\npoll_after_s = 0.05\n"
         )
     });
-    text + &providers.collect::<String>() + more
+    let providers = if more.starts_with(ONLY) { String::new() } else { providers.collect() };
+    text + &providers + &more.replace("{upstream}", upstream)
 }

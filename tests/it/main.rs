@@ -3,8 +3,12 @@
 #[cfg(test)]
 mod accept;
 #[cfg(test)]
+mod breadth;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod journey;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod recorder;

@@ -1,12 +1,16 @@
-//! imagepipeline: Flux Schnell on dedicated servers, paid by the hour. This file is the adapter; `wire.rs` says how the
-//! API spells things.
+//! imagepipeline: Flux Schnell on dedicated servers, paid by the hour. This file is the adapter; `v3.rs` and `v1.rs` say
+//! how the two generations of the API spell things.
 
-mod wire;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v3;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::answer::Answer;
@@ -14,11 +18,12 @@ use super::call::unknown;
 use super::errors::On;
 use super::status::{self, Status};
 use super::{
-    Account, Asked, Done, Job, Kind, KindEntry, OpenError, Opened, Options, Pace, Pending, Progress,
-    Provider, ProviderError, Reply, Signal, Wire,
+    Account, Asked, Done, Job, Kind, KindEntry, Made, MadeSource, OpenError, Opened, Options, Pace, Pending,
+    Progress, Provider, ProviderError, Reply, Signal, Wire,
 };
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};
+use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
 
 const CATALOG: &str = include_str!("catalog.toml");
@@ -28,27 +33,56 @@ const ERRORS: &str = include_str!("errors.toml");
 pub(super) const KIND: KindEntry = KindEntry {
     name: "imagepipeline",
     base_url: "https://api.imagepipeline.io",
-    key_header: "api-key",
     in_flight: 2,
     errors: ERRORS,
     open,
 };
 
+/// One generation of the API.
+struct Dialect {
+    /// The kind its routes are listed under.
+    catalog: &'static str,
+    key_header: &'static str,
+    submit: &'static str,
+    status: &'static str,
+    body: fn(&Job<'_>) -> Value,
+    read: fn(&Value) -> Option<Told>,
+}
+
+/// A job as the provider tells of it.
+struct Told {
+    handle: Option<String>,
+    status: String,
+    links: Vec<String>,
+    progress: Option<f32>,
+    code: Option<String>,
+    error: String,
+}
+
 fn open(account: Account, options: &Options) -> Opened {
-    if let Some(dialect) = options.dialect.as_deref().filter(|dialect| *dialect != "v3") {
-        return Err(OpenError(format!("dialect: {dialect:?} is not known; expected \"v3\"")));
-    }
-    let routes = catalog::read(CATALOG, KIND.name).map_err(|e| OpenError(e.to_string()))?;
-    Ok(Arc::new(ImagePipeline { account, routes }))
+    let dialect = match options.dialect.as_deref() {
+        None | Some("v3") => &v3::DIALECT,
+        Some("v1") => &v1::DIALECT,
+        Some(other) => {
+            return Err(OpenError(format!("dialect: {other:?} is not known; expected \"v3\" or \"v1\"")));
+        }
+    };
+    let routes = catalog::read(CATALOG, dialect.catalog).map_err(|e| OpenError(e.to_string()))?;
+    Ok(Arc::new(ImagePipeline { account: account.keyed_by(dialect.key_header), routes, dialect }))
 }
 
 struct ImagePipeline {
     account: Account,
     routes: Vec<Route>,
+    dialect: &'static Dialect,
 }
 
 #[async_trait]
 impl Provider for ImagePipeline {
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
     fn routes(&self) -> &[Route] {
         &self.routes
     }
@@ -63,7 +97,7 @@ impl Provider for ImagePipeline {
     }
 
     fn request(&self, job: &Job<'_>) -> Wire {
-        Wire::post(wire::SUBMIT, wire::body(job))
+        Wire::post(self.dialect.submit, (self.dialect.body)(job))
     }
 
     async fn submit(&self, job: &Job<'_>, _: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
@@ -77,51 +111,53 @@ impl Provider for ImagePipeline {
     }
 
     async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError> {
-        let answer = self.account.ask(&Wire::get(format!("{}/{}", wire::STATUS, asked.handle))).await?;
+        let answer =
+            self.account.ask(&Wire::get(format!("{}/{}", self.dialect.status, asked.handle))).await?;
         self.read(On::Check, &answer, Some(asked.handle))
     }
 }
 
 impl ImagePipeline {
     fn read(&self, on: On, answer: &Answer, asked: Option<&str>) -> Result<Progress, ProviderError> {
-        let Some(job) = wire::Job::read(answer) else { return Err(self.account.judge(on, answer)) };
-        let handle = job.handle.or_else(|| asked.map(str::to_owned));
-        match status::read(&self.account.id, &job.status) {
-            Status::Done if job.images.is_empty() => {
+        let success = (200..300).contains(&answer.status);
+        let told = answer.json.as_ref().filter(|_| success).and_then(self.dialect.read);
+        let Some(told) = told else { return Err(self.account.judge(on, answer)) };
+        let handle = told.handle.clone().or_else(|| asked.map(str::to_owned));
+        match status::read(&self.account.id, &told.status) {
+            Status::Done if told.links.is_empty() => {
                 let verdict = by_the_hour("finished without a link");
-                Ok(Progress::Failed(ProviderError::new(
-                    Kind::NoImage,
-                    verdict,
-                    "the job finished without a picture",
-                )))
+                let detail = "the job finished without a picture";
+                Ok(Progress::Failed(ProviderError::new(Kind::NoImage, verdict, detail)))
             }
             Status::Done => {
-                Ok(Progress::Done(Done { handle, images: job.images, verdict: by_the_hour("finished") }))
+                let made = |link| Made { source: MadeSource::Url(link), kind: ImageKind::Output };
+                let images = told.links.into_iter().map(made).collect();
+                Ok(Progress::Done(Done { handle, images, verdict: by_the_hour("finished") }))
             }
-            Status::Failed | Status::Canceled => {
-                let as_refusal = Answer { status: 400, ..answer.clone() };
-                let message = job.error.unwrap_or_default();
-                let mut error = self.account.judge_words(On::Check, &as_refusal, job.code, &message);
-                if error.kind != Kind::ContentRejected {
-                    error.kind = Kind::Failed;
-                }
-                error.verdict = by_the_hour("reported as failed");
-                error.words.http_status = Some(answer.status);
-                error.detail = format!("the job failed: {}", self.account.redact(&message));
-                Ok(Progress::Failed(error))
-            }
+            Status::Failed | Status::Canceled => Ok(Progress::Failed(self.failed(answer, told))),
             // Links given while a job is pending are promises, not pictures.
             Status::Pending => {
                 if let Some(handle) = handle {
-                    Ok(Progress::Pending(Pending { handle, progress: job.progress }))
-                } else {
-                    let mut error = self.account.judge(on, answer);
-                    (error.kind, error.verdict) =
-                        (Kind::Garbled, unknown("accepted in form, but without an id"));
-                    Err(error)
+                    return Ok(Progress::Pending(Pending { handle, progress: told.progress }));
                 }
+                let mut error = self.account.judge(on, answer);
+                (error.kind, error.verdict) = (Kind::Garbled, unknown("accepted in form, but without an id"));
+                Err(error)
             }
         }
+    }
+
+    fn failed(&self, answer: &Answer, told: Told) -> ProviderError {
+        // Judged by its words alone; without telling words it simply failed.
+        let as_refusal = Answer { status: 400, ..answer.clone() };
+        let mut error = self.account.judge_words(On::Check, &as_refusal, told.code, &told.error);
+        if error.kind == Kind::Invalid && error.words.code.is_none() {
+            error.kind = Kind::Failed;
+        }
+        error.verdict = by_the_hour("reported as failed");
+        error.words.http_status = Some(answer.status);
+        error.detail = format!("the job failed: {}", self.account.redact(&told.error));
+        error
     }
 }
 
@@ -129,4 +165,9 @@ impl ImagePipeline {
 fn by_the_hour(what: &str) -> Verdict {
     let evidence = format!("{what}; the server is paid by the hour");
     Verdict { billed: Billing::No, charged: Some(Usd::ZERO), units: None, evidence }
+}
+
+/// A text field that is not empty.
+fn text(json: &Value, name: &str) -> Option<String> {
+    json.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::super::answer::{Answer, decode_base64, handle, salvage};
+use super::super::answer::{Answer, handle, salvage};
 use super::super::call::unknown;
 use super::super::errors::On;
 use super::super::status::{self, Status};
@@ -19,7 +19,7 @@ use super::super::{
 use super::CATALOG;
 use crate::domain::attempt::{Billing, ProviderUnits, Verdict};
 use crate::domain::catalog::{self, Route};
-use crate::domain::image::ImageKind;
+use crate::domain::image::{ImageKind, decode_base64};
 use crate::domain::money::Usd;
 use crate::domain::request::Outpaint;
 
@@ -29,7 +29,7 @@ const NANOS_PER_UNIT: i64 = 100;
 
 pub(super) fn open(account: Account, _: &Options) -> Opened {
     let routes = catalog::read(CATALOG, super::FLUX.name).map_err(|e| OpenError(e.to_string()))?;
-    Ok(Arc::new(Flux { account, routes }))
+    Ok(Arc::new(Flux { account: account.keyed_by("x-api-key"), routes }))
 }
 
 struct Flux {
@@ -39,6 +39,10 @@ struct Flux {
 
 #[async_trait]
 impl Provider for Flux {
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
     fn routes(&self) -> &[Route] {
         &self.routes
     }
@@ -211,13 +215,20 @@ impl Flux {
         };
         error.verdict = Verdict { billed, charged, units, evidence: evidence.to_owned() };
         error.words.http_status = Some(answer.status);
-        let telling = said.iter().find(|line| !line.starts_with("Internal error")).or(said.first());
-        error.detail = format!(
-            "the task failed: {}",
-            telling.map_or_else(|| "no reason given".to_owned(), |line| self.account.redact(line))
-        );
+        let telling =
+            telling(&said).map_or_else(|| "no reason given".to_owned(), |line| self.account.redact(line));
+        error.detail = format!("the task failed: {telling}");
         error
     }
+}
+
+/// The line that says most about a failure: logs are full of steps, and the error itself may only say that there was one.
+fn telling<'t>(said: &[&'t str]) -> Option<&'t str> {
+    const WORDS: [&str; 7] =
+        ["reject", "fail", "violat", "restrict", "not allowed", "unsupported", "invalid"];
+    let tells = |line: &&&str| WORDS.iter().any(|word| line.to_lowercase().contains(word));
+    let longest = said.iter().filter(tells).max_by_key(|line| line.len());
+    longest.or_else(|| said.iter().find(|line| !line.starts_with("Internal error"))).or(said.first()).copied()
 }
 
 fn blames_the_input(said: &[&str]) -> bool {

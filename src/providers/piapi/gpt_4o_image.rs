@@ -36,7 +36,7 @@ pub(super) fn open(account: Account, _: &Options) -> Opened {
     let routes = catalog::read(CATALOG, super::GPT_4O_IMAGE.name).map_err(|e| OpenError(e.to_string()))?;
     let price = routes.first().and_then(|route| route.price.as_ref());
     let no_image = price.and_then(|price| price.no_image).unwrap_or_default();
-    Ok(Arc::new(Chat { account, routes, no_image }))
+    Ok(Arc::new(Chat { account: account.keyed_by("authorization"), routes, no_image }))
 }
 
 struct Chat {
@@ -48,6 +48,10 @@ struct Chat {
 
 #[async_trait]
 impl Provider for Chat {
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
     fn routes(&self) -> &[Route] {
         &self.routes
     }

@@ -1,0 +1,64 @@
+//! Calls tasks off. What has not been sent costs nothing to call off; what is at a provider runs on.
+
+use super::{Engine, Inner, Refusal};
+use crate::domain::code::Code;
+use crate::domain::id::TaskId;
+use crate::domain::task::{Event, Phase, Task};
+use crate::store::{Change, StoreError};
+
+impl Engine {
+    /// Calls a task off for its tenant. A task in parts loses those that have not been sent; with none left it is canceled.
+    pub async fn cancel(&self, tenant: &str, id: TaskId) -> Result<Task, Refusal> {
+        let inner = &self.inner;
+        let task = inner.store.task(id).await?.filter(|task| task.tenant == tenant && task.parent.is_none());
+        let task = task.ok_or(Refusal::NotFound)?;
+        if task.phase != Phase::Gathering {
+            return inner.cancel_one(id).await;
+        }
+        let mut left = 0;
+        let mut refused = None;
+        for part in inner.store.parts(id).await? {
+            match inner.cancel_one(part.id).await {
+                Ok(_) => {}
+                Err(Refusal::TooLate(code, detail)) => {
+                    left += 1;
+                    refused = Some(Refusal::TooLate(code, detail));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match refused {
+            Some(refused) if left == task.state.parts => Err(refused),
+            Some(_) => inner.store.task(id).await?.ok_or(Refusal::NotFound),
+            None => inner.cancel_one(id).await,
+        }
+    }
+}
+
+impl Inner {
+    async fn cancel_one(&self, id: TaskId) -> Result<Task, Refusal> {
+        // A worker may be claiming the task at this very moment: then its next phase decides.
+        for _ in 0..5 {
+            let mut task = self.store.task(id).await?.ok_or(Refusal::NotFound)?;
+            match task.phase {
+                Phase::Queued | Phase::Gathering => {}
+                phase if phase.terminal() => {
+                    let detail = format!("{id} is {}", phase.as_str());
+                    return Err(Refusal::TooLate(Code::AlreadyFinished, detail));
+                }
+                _ => {
+                    let detail = format!("{id} is already at a provider, which offers no way back");
+                    return Err(Refusal::TooLate(Code::NotCancelable, detail));
+                }
+            }
+            let told = task.apply(Event::Cancel, self.clock.now());
+            let told = told.map_err(|illegal| Refusal::TooLate(Code::NotCancelable, illegal.to_string()))?;
+            let change = Change { notices: told.into_iter().collect(), ..Change::of(Box::new(task)) };
+            match self.store.save(change).await {
+                Err(StoreError::Stale) => {}
+                saved => return Ok(*saved?),
+            }
+        }
+        Err(Refusal::TooLate(Code::NotCancelable, format!("{id} is just being sent to a provider")))
+    }
+}

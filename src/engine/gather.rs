@@ -1,0 +1,70 @@
+//! A task divided into parts: once all of them have ended, their pictures and their bills are its own.
+
+use super::Inner;
+use super::save::Step;
+use crate::domain::attempt::Billing;
+use crate::domain::image::StoredImage;
+use crate::domain::money::Usd;
+use crate::domain::task::{Event, Failure, Output, Phase, Source, Task};
+
+impl Inner {
+    /// Looks at the parts; the last one to end rings again.
+    pub(super) async fn gather(&self, mut task: Box<Task>) {
+        let Some((parts, images)) = self.look_at_parts(&task).await else { return };
+        let ended = parts.iter().filter(|part| part.phase.terminal()).count();
+        add_up(&mut task, &parts);
+        if ended < parts.len() {
+            #[expect(clippy::cast_precision_loss, reason = "ten at most")]
+            let progress = (ended > 0).then(|| ended as f32 / parts.len() as f32);
+            let step = Step { wake_at: None, ..Step::new(Event::Stay(progress), self.clock.now()) };
+            self.save(task, step).await;
+            return;
+        }
+        let outputs: Vec<Output> = images
+            .into_iter()
+            .map(|image| Output { source: Source::Blob(image.sha256), kind: image.kind })
+            .collect();
+        let now = self.clock.now();
+        if outputs.is_empty() {
+            let failed = parts.iter().find_map(|part| part.state.failure.clone());
+            let event = match failed {
+                Some(failure) => Event::Fail(Failure { billed: task.billed(), ..failure }),
+                None => Event::Cancel,
+            };
+            self.save(task, Step::new(event, now)).await;
+        } else if let Some(task) =
+            self.save(task, Step::new(Event::Produce(outputs), now + self.settings.lease)).await
+        {
+            self.bring(task).await;
+        }
+    }
+
+    async fn look_at_parts(&self, task: &Task) -> Option<(Vec<Task>, Vec<StoredImage>)> {
+        let looking = async {
+            let parts = self.store.parts(task.id).await?;
+            let mut images = Vec::new();
+            for part in parts.iter().filter(|part| part.phase == Phase::Succeeded) {
+                images.extend(self.store.images(part.id).await?);
+            }
+            Ok::<_, crate::store::StoreError>((parts, images))
+        };
+        match looking.await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                tracing::error!(task.id = %task.id, %error, "cannot look at a task's parts; trying again when the lease ends");
+                None
+            }
+        }
+    }
+}
+
+/// The parts' bills are the task's.
+fn add_up(task: &mut Task, parts: &[Task]) {
+    let sum = |of: fn(&Task) -> Usd| parts.iter().map(of).sum();
+    task.state.cost.settled = sum(|part| part.state.cost.settled);
+    task.state.cost.unresolved = sum(|part| part.state.cost.unresolved);
+    let any = |billed: Billing| parts.iter().any(|part| part.state.billed == Some(billed));
+    task.state.billed = [Billing::Yes, Billing::Unknown, Billing::No].into_iter().find(|billed| any(*billed));
+    // What the parts' attempts cost is in their own books.
+    task.state.booked = true;
+}

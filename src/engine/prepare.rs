@@ -1,0 +1,194 @@
+//! Input images, made ready before anything is bought: passed on where the provider can reach them itself, brought into
+//! custody where only we can, painted where a mask has no field of its own, and handed over the way the route takes them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Inner;
+use super::lane::backoff;
+use super::route::Planned;
+use super::save::Step;
+use crate::blobs::pixels::{self, PixelError};
+use crate::blobs::{BlobError, Saved};
+use crate::domain::code::Code;
+use crate::domain::file::StoredFile;
+use crate::domain::id::FileId;
+use crate::domain::link::file_path;
+use crate::domain::param::{Carrier, ParamName};
+use crate::domain::request::ImageInput;
+use crate::domain::task::{Event, Task};
+use crate::net::Reach;
+use crate::net::guarded::FetchError;
+use crate::providers::{Input, Inputs};
+
+/// An input that does not come is asked for this often.
+const TRIES: u32 = 4;
+
+/// Why the inputs are not ready.
+pub(super) struct Unfit {
+    code: Code,
+    detail: String,
+    /// Whether it may be otherwise in a moment.
+    passing: bool,
+}
+
+impl Unfit {
+    fn new(code: Code, detail: impl std::fmt::Display) -> Self {
+        Self { code, detail: detail.to_string(), passing: false }
+    }
+
+    fn passing(pointer: &str, error: &dyn std::fmt::Display) -> Self {
+        Self { code: Code::ValidationFailed, detail: format!("{pointer}: {error}"), passing: true }
+    }
+}
+
+impl Inner {
+    /// The inputs of a task as the planned route takes them.
+    pub(super) async fn prepare(&self, task: &Task, planned: &Planned) -> Result<Inputs, Unfit> {
+        let (request, offer) = (&planned.request, &planned.offer);
+        let mut inputs = Inputs::default();
+        let mask_carriers = offer.carriers(ParamName::Mask);
+        for (at, image) in request.images.iter().enumerate() {
+            let pointer = format!("/images/{at}");
+            let carriers = offer.carriers(ParamName::Images);
+            let paint = request.mask.as_ref().filter(|_| at == 0 && mask_carriers == [Carrier::Painted]);
+            inputs.images.push(match paint {
+                Some(mask) => {
+                    let (image, mask) =
+                        (self.bytes(task, &pointer, image).await?, self.bytes(task, "/mask", mask).await?);
+                    let painted = pixels::paint(image, mask).await.map_err(mask_fault)?;
+                    let held = self.take_in(task, painted).await?;
+                    self.hand_over(held, carriers).await?
+                }
+                None => self.carry(task, &pointer, image, carriers).await?,
+            });
+        }
+        if let Some(mask) = &request.mask
+            && mask_carriers == [Carrier::Multipart]
+        {
+            let like = match inputs.images.first() {
+                Some(Input::Bytes { bytes, .. }) => bytes.clone(),
+                _ => return Err(Unfit::new(Code::Unservable, "a mask needs an image")),
+            };
+            let mask = self.bytes(task, "/mask", mask).await?;
+            let bytes = pixels::cut_out(mask, like).await.map_err(mask_fault)?;
+            inputs.mask = Some(Input::Bytes { media_type: crate::domain::image::MediaType::Png, bytes });
+        }
+        for (at, lora) in request.loras.iter().enumerate() {
+            inputs.loras.push(match &lora.image {
+                Some(image) => Some(
+                    self.carry(task, &format!("/loras/{at}/image"), image, offer.carriers(ParamName::Loras))
+                        .await?,
+                ),
+                None => None,
+            });
+        }
+        for (at, control) in request.controls.iter().enumerate() {
+            let pointer = format!("/controls/{at}/image");
+            inputs
+                .controls
+                .push(self.carry(task, &pointer, &control.image, offer.carriers(ParamName::Controls)).await?);
+        }
+        Ok(inputs)
+    }
+
+    /// The task waits a moment for inputs that may yet come, or ends without having cost anything.
+    pub(super) async fn unprepared(&self, mut task: Box<Task>, unfit: Unfit) {
+        if unfit.passing && task.state.tries < TRIES {
+            task.state.tries += 1;
+            let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_secs(30));
+            tracing::warn!(task.id = %task.id, detail = unfit.detail, "an input image has not come; trying again");
+            self.save(task, Step::new(Event::Stay(None), self.clock.now() + pause)).await;
+        } else {
+            self.fail(task, unfit.code, unfit.detail).await;
+        }
+    }
+
+    async fn carry(
+        &self,
+        task: &Task,
+        pointer: &str,
+        input: &ImageInput,
+        carriers: &[Carrier],
+    ) -> Result<Input, Unfit> {
+        if let Some(url) = &input.url {
+            let refused = |e| Unfit::new(Code::UrlNotAllowed, format!("{pointer}/url: {e}"));
+            let reach = self.net.guarded.reach(url).await.map_err(refused)?;
+            if reach == Reach::Public && carriers.contains(&Carrier::Url) {
+                return Ok(Input::Url(url.clone()));
+            }
+        }
+        let held = self.custody(task, pointer, input).await?;
+        self.hand_over(held, carriers).await
+    }
+
+    /// An image that lies here, the way the route prefers among those that are possible.
+    async fn hand_over(&self, file: StoredFile, carriers: &[Carrier]) -> Result<Input, Unfit> {
+        for carrier in carriers {
+            match carrier {
+                Carrier::Url if self.catalog.reachable => {
+                    let (url, _) = self.links.signed(&file_path(file.id), self.clock.now());
+                    return Ok(Input::Url(url));
+                }
+                Carrier::DataUri | Carrier::Multipart => {
+                    let bytes = self.blobs.read(&file.sha256).await.map_err(|e| Unfit::passing("", &e))?;
+                    return Ok(Input::Bytes { media_type: file.header.media_type, bytes });
+                }
+                Carrier::Url | Carrier::Painted => {}
+            }
+        }
+        let detail = "the provider takes addresses only, and the gateway has no server.public_url to serve the image at";
+        Err(Unfit::new(Code::Unservable, detail))
+    }
+
+    async fn bytes(&self, task: &Task, pointer: &str, input: &ImageInput) -> Result<Bytes, Unfit> {
+        let held = self.custody(task, pointer, input).await?;
+        self.blobs.read(&held.sha256).await.map_err(|e| Unfit::passing(pointer, &e))
+    }
+
+    /// The image as a file of ours, fetched if need be.
+    async fn custody(&self, task: &Task, pointer: &str, input: &ImageInput) -> Result<StoredFile, Unfit> {
+        if let Some(id) = input.file_id {
+            let file = self.store.file(id).await.map_err(|e| Unfit::passing(pointer, &e))?;
+            let file = file.filter(|file| file.tenant == task.tenant);
+            return file.ok_or_else(|| {
+                Unfit::new(Code::ValidationFailed, format!("{pointer}/file_id: there is no file {id}"))
+            });
+        }
+        let url = input.url.as_deref().unwrap_or_default();
+        match self.blobs.fetch(&self.net.guarded, url).await {
+            Ok(saved) => self.enter(task, saved).await,
+            Err(BlobError::Fetch(FetchError::Refused(refused))) => {
+                Err(Unfit::new(Code::UrlNotAllowed, format!("{pointer}/url: {refused}")))
+            }
+            Err(error @ (BlobError::NotAPicture(_) | BlobError::Fetch(FetchError::TooLarge(_)))) => {
+                Err(Unfit::new(Code::ValidationFailed, format!("{pointer}: {error}")))
+            }
+            Err(error) => Err(Unfit::passing(pointer, &error)),
+        }
+    }
+
+    async fn take_in(&self, task: &Task, bytes: Bytes) -> Result<StoredFile, Unfit> {
+        let saved = self.blobs.put(bytes).await.map_err(|e| Unfit::passing("", &e))?;
+        self.enter(task, saved).await
+    }
+
+    async fn enter(&self, task: &Task, saved: Saved) -> Result<StoredFile, Unfit> {
+        let file = StoredFile {
+            id: FileId::mint(self.clock.as_ref()),
+            tenant: task.tenant.clone(),
+            sha256: saved.sha256,
+            header: saved.header,
+            bytes: saved.bytes,
+            created_at: self.clock.now(),
+        };
+        self.store.put_file(file.clone()).await.map_err(|e| Unfit::passing("", &e))?;
+        Ok(file)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature map_err asks for")]
+fn mask_fault(error: PixelError) -> Unfit {
+    Unfit::new(Code::ValidationFailed, format!("/mask: {error}"))
+}

@@ -1,0 +1,167 @@
+//! PiAPI's fixtures through its adapters: what each recorded or documented body becomes, and that every documented request
+//! is produced from a `/generate` body.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::super::WireBody;
+use super::super::conformance::{Canned, check, covers, same_meaning, submit, wire};
+use super::expected::{CHAT, ELSEWHERE, FLUX, IMAGES, POLLED, REQUESTED, SUBMITTED};
+
+const FOLDER: &str = "src/providers/piapi/fixtures";
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER).join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn every_answer_is_read() {
+    let bodies = [(FLUX, "txt2img", "{\"prompt\":\"x\"}"), (CHAT, "chat", "{\"prompt\":\"draw\"}")];
+    let of = |kind: &str, form: &str| match form {
+        "generations" => r#"{"prompt":"x","model":"gpt-image-1","quality":"low","size":"1024x1024"}"#,
+        "edits" => {
+            r#"{"prompt":"x","model":"gpt-image-1","operation":"edit","images":[{"url":"https://example.com/a.png"}]}"#
+        }
+        _ => bodies.iter().find(|(known, _, _)| *known == kind).unwrap().2,
+    };
+    let mut wrong = Vec::new();
+    for (name, kind, form, status, expected) in SUBMITTED {
+        let body = fixture(name);
+        let got =
+            submit(kind, None, form, of(kind, form), &Canned::of(name, &body, *status), usize::MAX).await;
+        println!("{name}: {got}");
+        wrong.extend((got != *expected).then(|| format!("{name}\n  is   {got}\n  want {expected}")));
+    }
+    for (name, prompt, expected) in POLLED {
+        let body = fixture(name);
+        let got = check(FLUX, None, "handle-1", prompt, &Canned::of(name, &body, 200)).await;
+        println!("{name}: {got}");
+        wrong.extend((got != *expected).then(|| format!("{name}\n  is   {got}\n  want {expected}")));
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_fixture_is_forgotten() {
+    let mut all: BTreeSet<&str> = ELSEWHERE.iter().copied().collect();
+    all.extend(SUBMITTED.iter().map(|row| row.0));
+    all.extend(POLLED.iter().map(|row| row.0));
+    all.extend(REQUESTED.iter().map(|row| row.0));
+    covers(FOLDER, &all);
+}
+
+/// Equal in meaning: the webhook configuration aside, which is the gateway's own.
+#[test]
+fn every_documented_request_comes_of_a_generate_body() {
+    for (name, kind, form, body) in REQUESTED {
+        let mut expected: Value = serde_json::from_slice(&fixture(name)).unwrap();
+        if let Some(fields) = expected.as_object_mut() {
+            fields.remove("config");
+        }
+        let WireBody::Json(sent) = wire(kind, None, form, body).body else { panic!("{name}: not JSON") };
+        println!("{name} ← {body}");
+        assert!(same_meaning(&sent, &expected), "{name}\n sent     {sent}\n expected {expected}");
+    }
+}
+
+#[tokio::test]
+async fn streams_read_the_same_in_any_pieces() {
+    for name in ["gpt4o_image_stream_success_01.sse", "gpt4o_image_stream_generation_failed.sse"] {
+        let body = fixture(name);
+        let canned = Canned::of(name, &body, 200);
+        let whole = submit(CHAT, None, "chat", r#"{"prompt":"draw"}"#, &canned, usize::MAX).await;
+        for piece in [1, 7, 100] {
+            assert_eq!(
+                submit(CHAT, None, "chat", r#"{"prompt":"draw"}"#, &canned, piece).await,
+                whole,
+                "{name} by {piece}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_answer_is_an_unknown_outcome_unless_it_names_its_task() {
+    let body = fixture("piapi_flux_create_img2img_pending.json");
+    let cut_at = |cut: usize| Canned { cut: Some(cut), ..Canned::of("x.json", &body, 200) };
+    let at_id = body.windows(7).position(|window| window == b"task_id").unwrap();
+    let read =
+        async |cut: usize| submit(FLUX, None, "txt2img", r#"{"prompt":"x"}"#, &cut_at(cut), usize::MAX).await;
+    assert_eq!(read(at_id).await, "refused as Garbled: billed unknown");
+    assert_eq!(read(at_id + 80).await, "pending 1631d053-2352-4add-95cc-360fc52d5f89");
+}
+
+#[tokio::test]
+async fn a_result_for_another_prompt_is_not_delivered() {
+    let body = fixture("piapi_flux_get_completed_unified_kontext.json");
+    let got = check(FLUX, None, "h", "something else", &Canned::of("x.json", &body, 200)).await;
+    assert!(got.starts_with("failed as Contract") && got.ends_with("billed unknown"), "{got}");
+}
+
+#[tokio::test]
+async fn a_stream_of_pictures_counts_what_completes() {
+    let png =
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    let event = |kind: &str, named: bool| {
+        let name = if named { format!("event: {kind}\n") } else { String::new() };
+        format!(
+            "{name}data: {}\n\n",
+            json!({"type": kind, "b64_json": png, "quality": "high", "size": "1024x1024"})
+        )
+    };
+    for named in [true, false] {
+        let body =
+            event("image_generation.partial_image", named) + &event("image_generation.completed", named);
+        let canned = Canned::of("x.sse", body.as_bytes(), 200);
+        let got =
+            submit(IMAGES, None, "generations", r#"{"prompt":"x","model":"gpt-image-1"}"#, &canned, 11).await;
+        assert_eq!(got, "done: 0 linked, 1 inline, 0 preprocessed; billed yes $0.167");
+        let partial = event("image_generation.partial_image", named);
+        let canned = Canned::of("x.sse", partial.as_bytes(), 200);
+        let got =
+            submit(IMAGES, None, "generations", r#"{"prompt":"x","model":"gpt-image-1"}"#, &canned, 11).await;
+        assert_eq!(got, "refused as Silent: billed unknown");
+    }
+}
+
+/// Broken bodies: cut, with bytes changed, with bits of other bodies in them.
+fn broken() -> impl Strategy<Value = (usize, Vec<u8>)> {
+    let names: Vec<&'static str> = SUBMITTED.iter().map(|row| row.0).collect();
+    (
+        0..names.len(),
+        any::<prop::sample::Index>(),
+        proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+    )
+        .prop_map(move |(at, cut, changes)| {
+            let mut body = fixture(names[at]);
+            body.truncate(cut.index(body.len() + 1));
+            for (place, byte) in changes {
+                if !body.is_empty() {
+                    let place = place.index(body.len());
+                    body[place] = byte;
+                }
+            }
+            (at, body)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// `summary` itself fails on a success without a picture.
+    #[test]
+    fn no_broken_answer_panics_or_is_a_success_without_a_picture((at, body) in broken()) {
+        let (name, kind, form, status, _) = SUBMITTED[at];
+        let request = if form == "edits" {
+            r#"{"prompt":"x","operation":"edit","images":[{"url":"https://example.com/a.png"}]}"#
+        } else {
+            r#"{"prompt":"x"}"#
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(submit(kind, None, form, request, &Canned::of(name, &body, status), 50));
+        runtime.block_on(check(FLUX, None, "h", "x", &Canned::of(name, &body, status)));
+    }
+}

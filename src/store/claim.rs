@@ -1,0 +1,145 @@
+//! Leasing: the table is the queue. What is due is claimed by moving its `wake_at` to the end of a lease, so that a dead
+//! worker's task becomes due again by itself.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::backend::{Conn, on};
+use super::tasks::{Row, columns};
+use super::{Store, StoreError};
+use crate::domain::clock::Millis;
+use crate::domain::id::TaskId;
+use crate::domain::task::Task;
+
+macro_rules! claim {
+    ($which:literal, $lock:literal) => {
+        concat!(
+            "UPDATE tasks SET wake_at = $1, version = version + 1 WHERE id IN (SELECT id FROM tasks WHERE ",
+            $which,
+            $lock,
+            ") RETURNING ",
+            columns!()
+        )
+    };
+}
+macro_rules! both {
+    ($conn:expr, $which:literal) => {
+        $conn.pick(claim!($which, ""), claim!($which, " FOR UPDATE SKIP LOCKED"))
+    };
+}
+
+/// What to lease.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Until when the leases hold.
+    pub until: Millis,
+    /// The most tasks in all.
+    pub limit: usize,
+    /// How many more tasks each lane may start; lanes without room are left out.
+    pub lanes: BTreeMap<String, usize>,
+}
+
+impl Store {
+    /// Extends the leases of tasks this process is at work on; those it has lost stay lost.
+    pub async fn renew(&self, held: Vec<(TaskId, i64)>, until: Millis) -> Result<(), StoreError> {
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    const RENEW: &str = "UPDATE tasks SET wake_at = $3 WHERE id = $1 AND version = $2";
+                    for (id, version) in held {
+                        let id = id.to_string();
+                        on!(&mut conn, c => sqlx::query(RENEW).bind(id).bind(version).bind(until.0).execute(c).await.map(drop))?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Leases what is due: queued tasks whose time to start has passed, started tasks whose time has come, and for each
+    /// lane with room its first tasks in line.
+    pub async fn claim(&self, claim: Claim) -> Result<Vec<Task>, StoreError> {
+        let now = self.clock.now();
+        let rows = self.db.write(move |conn| Box::pin(lease(conn, claim, now))).await?;
+        rows.into_iter().map(Task::try_from).collect()
+    }
+
+    /// How many tasks each lane has at its provider.
+    pub async fn in_flight(&self) -> Result<HashMap<String, i64>, StoreError> {
+        const SQL: &str = "SELECT lane, COUNT(*) FROM tasks \
+             WHERE phase IN ('submitting', 'waiting', 'reconciling') GROUP BY lane";
+        let counts: Vec<(String, i64)> =
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
+        Ok(counts.into_iter().collect())
+    }
+
+    /// Makes every task that has not ended due now. Only for a process that is alone: it ends all leases, those of a
+    /// process that was killed among them, and undoes timers set by a clock that has since been set back.
+    pub async fn wake_all(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    const WAKE: &str = "UPDATE tasks SET wake_at = $1 WHERE wake_at > $1";
+                    on!(&mut conn, c => sqlx::query(WAKE).bind(now.0).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// How many tasks wait for each lane.
+    pub async fn queued(&self) -> Result<HashMap<String, i64>, StoreError> {
+        const SQL: &str = "SELECT lane, COUNT(*) FROM tasks WHERE phase = 'queued' GROUP BY lane";
+        let counts: Vec<(String, i64)> =
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
+        Ok(counts.into_iter().collect())
+    }
+
+    /// The next moment after the present at which a task's time comes, as far as it is known.
+    pub async fn next_wake(&self) -> Result<Option<Millis>, StoreError> {
+        const STARTED: &str =
+            "SELECT MIN(wake_at) FROM tasks WHERE wake_at IS NOT NULL AND phase <> 'queued'";
+        const QUEUED: &str = "SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued' AND wake_at > $1";
+        const UNTIL: &str = "SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by > $1";
+        let now = self.clock.now();
+        let mut reader = self.db.reader().await?;
+        let started: Option<i64> =
+            on!(&mut reader.conn(), c => sqlx::query_scalar(STARTED).fetch_one(c).await)?;
+        let queued: Option<i64> =
+            on!(&mut reader.conn(), c => sqlx::query_scalar(QUEUED).bind(now.0).fetch_one(c).await)?;
+        let until: Option<i64> =
+            on!(&mut reader.conn(), c => sqlx::query_scalar(UNTIL).bind(now.0).fetch_one(c).await)?;
+        Ok([started, queued, until].into_iter().flatten().min().map(Millis))
+    }
+}
+
+async fn lease(mut conn: Conn<'_>, claim: Claim, now: Millis) -> Result<Vec<Row>, StoreError> {
+    let (until, now) = (claim.until.0, now.0);
+    let mut rows: Vec<Row> = Vec::new();
+    for sql in [
+        both!(conn, "phase = 'queued' AND start_by <= $2 AND wake_at <= $2 ORDER BY start_by LIMIT $3"),
+        both!(
+            conn,
+            "wake_at IS NOT NULL AND phase <> 'queued' AND wake_at <= $2 \
+             AND phase IN ('submitting', 'waiting', 'reconciling', 'gathering', 'storing') ORDER BY wake_at LIMIT $3"
+        ),
+    ] {
+        let limit = count(claim.limit.saturating_sub(rows.len()));
+        rows.extend::<Vec<Row>>(
+            on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).fetch_all(c).await)?,
+        );
+    }
+    for (lane, room) in claim.lanes {
+        let sql =
+            both!(conn, "phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank LIMIT $3");
+        let limit = count(room.min(claim.limit.saturating_sub(rows.len())));
+        rows.extend::<Vec<Row>>(
+            on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).bind(lane).fetch_all(c).await)?,
+        );
+    }
+    Ok(rows)
+}
+
+pub(super) fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,65 @@
+//! Lists of tasks: newest first, page by page, by cursor and never by offset.
+
+use super::backend::on;
+use super::claim::count;
+use super::tasks::{Row, columns};
+use super::{Store, StoreError};
+use crate::domain::clock::Millis;
+use crate::domain::id::TaskId;
+use crate::domain::task::{Phase, Task};
+
+/// Which tasks to list; absent fields match all.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// Whose.
+    pub tenant: String,
+    /// In one of these phases (at most five); empty matches all.
+    pub phases: Vec<Phase>,
+    /// Of this model.
+    pub model: Option<String>,
+    /// At this provider.
+    pub provider: Option<String>,
+    /// Accepted at or after.
+    pub created_after: Option<Millis>,
+    /// Accepted before.
+    pub created_before: Option<Millis>,
+    /// Older than this task: where the last page ended.
+    pub cursor: Option<TaskId>,
+}
+
+/// One page of tasks, newest first.
+#[derive(Debug)]
+pub struct Page {
+    /// The tasks.
+    pub tasks: Vec<Task>,
+    /// Whether there are older ones.
+    pub has_more: bool,
+}
+
+impl Store {
+    /// A page of a tenant's tasks, newest first.
+    pub async fn tasks(&self, filter: TaskFilter, limit: usize) -> Result<Page, StoreError> {
+        const LIST: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM tasks WHERE parent_id IS NULL AND tenant = $1 AND id < $2 AND id >= $3 AND ($4 IS NULL OR phase IN ($4, $5, $6, $7, $8)) \
+             AND ($9 IS NULL OR model = $9) AND ($10 IS NULL OR lane = $10) ORDER BY id DESC LIMIT $11"
+        );
+        // Ids sort by time, so times are bounds of ids; `task_~` lies beyond all of them.
+        let before = filter.created_before.map(|moment| TaskId::floor(moment).to_string());
+        let below = [before, filter.cursor.map(|id| id.to_string())].into_iter().flatten().min();
+        let below = below.unwrap_or_else(|| "task_~".to_owned());
+        let from = filter
+            .created_after
+            .map_or_else(|| "task_".to_owned(), |moment| TaskId::floor(moment).to_string());
+        let phase = |at: usize| filter.phases.get(at).or(filter.phases.first()).map(|phase| phase.as_str());
+        let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(LIST)
+            .bind(&filter.tenant).bind(below).bind(from)
+            .bind(phase(0)).bind(phase(1)).bind(phase(2)).bind(phase(3)).bind(phase(4))
+            .bind(&filter.model).bind(&filter.provider).bind(count(limit + 1))
+            .fetch_all(c).await)?;
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        Ok(Page { tasks: rows.into_iter().map(Task::try_from).collect::<Result<_, _>>()?, has_more })
+    }
+}
