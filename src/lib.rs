@@ -9,7 +9,7 @@
 //! 3  engine                                      moves tasks
 //! 2  providers │ store │ blobs                   three rooms, no doors between them
 //! 1  net                                         sockets out
-//! 0  domain                                      facts and rules
+//! 0  domain │ chaos                              facts and rules; where the chaos suite reaches in
 //!    simulator                                   beside the house: the upstreams' own APIs, spelled a second time
 //! ```
 //!
@@ -18,6 +18,7 @@
 pub mod api;
 pub mod app;
 pub mod blobs;
+pub mod chaos;
 pub mod config;
 pub mod demo;
 pub mod domain;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms by floor; the simulator stands beside the house.
 const FLOORS: [(u8, &[&str]); 6] = [
-    (0, &["domain"]),
+    (0, &["domain", "chaos"]),
     (1, &["net"]),
     (2, &["providers", "store", "blobs"]),
     (3, &["engine"]),

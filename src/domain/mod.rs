@@ -8,6 +8,7 @@ pub mod file;
 pub mod fit;
 pub mod id;
 pub mod image;
+pub mod lane;
 pub mod link;
 pub mod money;
 pub mod param;

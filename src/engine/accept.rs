@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::route::{NoRoute, Plan};
 use super::{Engine, Inner};
+use crate::chaos::crash;
 use crate::domain::code::Code;
 use crate::domain::fit::effective;
 use crate::domain::id::{AttemptId, TaskId};
@@ -106,7 +107,10 @@ impl Engine {
         let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
         let key = Key { caller, idempotency: idempotency_key, fingerprint };
         let (task, parts) = self.inner.divide(key, plan)?;
-        match self.inner.store.accept(task, parts).await? {
+        crash("accept.received");
+        let accepted = self.inner.store.accept(task, parts).await?;
+        crash("accept.committed");
+        match accepted {
             Accepted::Created(task) => Ok(Acceptance { task: *task, replayed: false }),
             Accepted::Replayed(task) => Ok(Acceptance { task: *task, replayed: true }),
             Accepted::KeyReused(task) => Err(Refusal::KeyReused(task)),

@@ -7,6 +7,7 @@ use super::Inner;
 use super::lane::{backoff, next_poll};
 use super::save::Step;
 use crate::blobs::{BlobError, Saved};
+use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
@@ -81,6 +82,7 @@ impl Inner {
         let pace = lane.provider.pace();
         let next = (now + next_poll(&pace, task.state.tries)).min(task.deadline_at);
         let answer = lane.provider.check(&Asked { handle: &handle, request: &task.request }).await;
+        crash("poll.answered");
         match answer {
             Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,
             Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
@@ -169,6 +171,7 @@ impl Inner {
         let lease = now + self.settings.lease;
         if let Some(task) = self.save(task, Step::new(Event::Produce(outputs), lease).closing(attempt)).await
         {
+            crash("links.committed");
             self.bring(task).await;
         }
     }
@@ -226,7 +229,9 @@ impl Inner {
             .collect();
         let partial = images.len() < task.state.outputs.len() || images.len() < task.request.count() as usize;
         let step = self.closing(&task, Step::new(Event::Save { partial }, self.clock.now())).await;
+        crash("bytes.stored");
         self.save(task, Step { images, ..step }).await;
+        crash("end.committed");
     }
 
     /// The step, with the attempt's books closed if its worker was killed before it could.

@@ -9,6 +9,7 @@ use super::drive::failure;
 use super::route::Planned;
 use super::save::Step;
 use super::{Inner, Lane};
+use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::code::Code;
 use crate::domain::fit::effective;
@@ -53,6 +54,7 @@ impl Inner {
         let event = Event::Submit { attempt: attempt.id, route: planned.taken.clone() };
         let step = Step::new(event, now + self.settings.lease).with(attempt.clone());
         let Some(task) = self.save(task, step).await else { return };
+        crash("intent.committed");
         let options = planned.request.provider_options.get(&planned.taken.provider);
         let job = Job {
             attempt: attempt.id,
@@ -66,6 +68,7 @@ impl Inner {
             not_after: leased + self.settings.lease,
         };
         let (task, answer) = self.call(&lane, &job, task, &attempt).await;
+        crash("answer.received");
         self.answered(task, attempt, answer).await;
     }
 
@@ -102,7 +105,9 @@ impl Inner {
                 Signal::Progress(_) => continue,
             };
             // Whatever became of the row, the call is heard to its end.
+            crash("signal.received");
             if let Some(saved) = self.save(task.clone(), step).await {
+                crash("signal.committed");
                 task = saved;
             }
         };
@@ -121,6 +126,7 @@ impl Inner {
                 let pause = self.lanes.get(&attempt.provider).map(|lane| lane.provider.pace().poll_after);
                 let wake = (now + pause.unwrap_or_default()).min(task.deadline_at);
                 self.save(task, Step::new(Event::Accept, wake).with(attempt)).await;
+                crash("handle.committed");
             }
             Ok(Progress::Failed(error)) => self.over(task, attempt, AttemptState::Failed, error).await,
             Err(error) if error.verdict.billed == Billing::Unknown => {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Held, Inner, drive};
+use crate::chaos::crash;
 use crate::domain::id::TaskId;
 use crate::domain::task::Phase;
 use crate::store::{Claim, StoreError};
@@ -42,6 +43,9 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, St
     }
     let until = engine.clock.now() + engine.settings.lease;
     let tasks = engine.store.claim(Claim { until, limit: room, lanes: open_lanes(engine).await? }).await?;
+    if !tasks.is_empty() {
+        crash("claim.committed");
+    }
     let work = tasks.into_iter().filter_map(|task| {
         let id = task.id;
         let starting = (task.phase == Phase::Queued).then(|| task.lane.clone());

@@ -1,0 +1,317 @@
+//! A provider account as all replicas see it: how many tasks it takes at once, whether it rests, and the circuits that keep
+//! tasks away from a model that fails. Pure: outcomes and moments go in, admissions come out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::Millis;
+
+/// Failures in a row that open a circuit.
+const IN_A_ROW: u32 = 5;
+/// In a window of this length…
+const WINDOW: Duration = Duration::from_mins(1);
+/// …this many outcomes, more than half of them failures, open it too.
+const ENOUGH: u32 = 20;
+/// How long a circuit stays open at first; it doubles each time its probe fails.
+const OPEN: Duration = Duration::from_secs(30);
+/// The longest it stays open.
+const OPEN_MOST: Duration = Duration::from_mins(5);
+/// A probe that is not heard of for this long has been lost with its worker.
+const PROBE_LOST: Duration = Duration::from_mins(20);
+/// How long a limit that the provider named is believed.
+const CEILING_HOLDS: Duration = Duration::from_hours(1);
+/// The circuit that stands for the account as a whole.
+const ACCOUNT: &str = "*";
+
+/// A provider account.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lane {
+    /// How many tasks it takes at once, when that is fewer than configured.
+    cap: Option<u32>,
+    /// Successes since the cap last grew.
+    grown: u32,
+    /// A limit the provider named, and until when it is believed.
+    ceiling: Option<(u32, i64)>,
+    /// Until when the account rests.
+    paused_until: Option<i64>,
+    /// By model; the account as a whole under `*`. Closed circuits without failures are left out.
+    circuits: BTreeMap<String, Circuit>,
+}
+
+/// What keeps tasks away from a model that fails.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Circuit {
+    in_a_row: u32,
+    window_from: i64,
+    good: u32,
+    bad: u32,
+    open_until: Option<i64>,
+    opened: u32,
+    probe_since: Option<i64>,
+}
+
+/// What became of an attempt, for the lane's purposes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It worked.
+    Good,
+    /// It failed in a way that speaks against the model's health.
+    Sick,
+    /// The account is refused: no key, no credit.
+    Refused,
+    /// The account is to be left alone for so long.
+    Pause(Duration),
+    /// Too many at once; the provider may have named its limit.
+    Crowded(Option<u32>, Duration),
+    /// It says nothing about health.
+    Neutral,
+}
+
+/// Whether a task may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Free,
+    /// It may, as the one task that finds out whether things are well again.
+    Probe,
+    /// Not before this moment.
+    Closed(Millis),
+}
+
+impl Lane {
+    /// How many tasks may be at the provider at once, of `configured`.
+    pub fn limit(&self, configured: u32, now: Millis) -> u32 {
+        let ceiling =
+            self.ceiling.filter(|(_, until)| now.0 < *until).map_or(u32::MAX, |(ceiling, _)| ceiling);
+        configured.min(ceiling).min(self.cap.unwrap_or(u32::MAX)).max(1)
+    }
+
+    /// Until when the account rests, when it does.
+    pub fn paused_until(&self, now: Millis) -> Option<Millis> {
+        self.paused_until.filter(|until| now.0 < *until).map(Millis)
+    }
+
+    /// Whether a task for `model` may be sent.
+    pub fn admit(&self, model: &str, now: Millis) -> Admission {
+        if let Some(until) = self.paused_until(now) {
+            return Admission::Closed(until);
+        }
+        let mut admission = Admission::Free;
+        for circuit in [ACCOUNT, model].into_iter().filter_map(|name| self.circuits.get(name)) {
+            let Some(until) = circuit.open_until else { continue };
+            if now.0 < until {
+                return Admission::Closed(Millis(until));
+            }
+            match circuit.probe_since {
+                Some(since) if now.since(Millis(since)) < PROBE_LOST => {
+                    return Admission::Closed(now + Duration::from_secs(1));
+                }
+                _ => admission = Admission::Probe,
+            }
+        }
+        admission
+    }
+
+    /// Marks that a probe for `model` is under way.
+    pub fn probe(&mut self, model: &str, now: Millis) {
+        for name in [ACCOUNT, model] {
+            if let Some(circuit) = self.circuits.get_mut(name).filter(|circuit| circuit.open_until.is_some())
+            {
+                circuit.probe_since = Some(now.0);
+            }
+        }
+    }
+
+    /// Takes note of an outcome.
+    pub fn note(&mut self, model: &str, outcome: Outcome, configured: u32, now: Millis) {
+        match outcome {
+            Outcome::Good => {
+                self.circuits.remove(ACCOUNT);
+                let circuit = self.circuits.entry(model.to_owned()).or_default();
+                circuit.good(now);
+                if circuit.bad == 0 {
+                    self.circuits.remove(model);
+                }
+                self.grow(configured);
+            }
+            Outcome::Sick => self.circuits.entry(model.to_owned()).or_default().bad(now),
+            Outcome::Refused => self.circuits.entry(ACCOUNT.to_owned()).or_default().open(now),
+            Outcome::Pause(rest) => self.pause(rest, now),
+            Outcome::Crowded(named, rest) => {
+                if let Some(limit) = named.filter(|limit| *limit > 0) {
+                    self.ceiling = Some((limit, (now + CEILING_HOLDS).0));
+                }
+                self.cap = Some((self.cap.unwrap_or(configured) / 2).max(1));
+                self.grown = 0;
+                self.pause(rest, now);
+            }
+            Outcome::Neutral => {}
+        }
+        if !matches!(outcome, Outcome::Good | Outcome::Sick) {
+            // A probe that met something else has found nothing out: the next task may try.
+            for circuit in self.circuits.values_mut() {
+                circuit.probe_since = None;
+            }
+        }
+    }
+
+    /// Whether a good outcome would change anything: if not, it need not be written down.
+    pub fn is_well(&self) -> bool {
+        self.cap.is_none() && self.circuits.is_empty()
+    }
+
+    /// Whether some circuit is open, and until when.
+    pub fn open_until(&self, now: Millis) -> Option<Millis> {
+        let open = self.circuits.values().filter_map(|circuit| circuit.open_until);
+        open.filter(|until| now.0 < *until).max().map(Millis)
+    }
+
+    /// A word for people: `healthy`, `probing`, `open`, `paused`.
+    pub fn word(&self, now: Millis) -> &'static str {
+        if self.open_until(now).is_some() {
+            "open"
+        } else if self.circuits.values().any(|circuit| circuit.open_until.is_some()) {
+            "probing"
+        } else if self.paused_until(now).is_some() {
+            "paused"
+        } else {
+            "healthy"
+        }
+    }
+
+    fn pause(&mut self, rest: Duration, now: Millis) {
+        // Never shortened: a later, shorter wish does not undo an earlier, longer one.
+        self.paused_until = Some(self.paused_until.unwrap_or(0).max((now + rest).0));
+    }
+
+    /// One more at once after as many successes as there are at once.
+    fn grow(&mut self, configured: u32) {
+        let Some(cap) = self.cap else { return };
+        self.grown += 1;
+        if self.grown >= cap {
+            self.grown = 0;
+            self.cap = Some(cap + 1).filter(|cap| *cap < configured);
+        }
+    }
+}
+
+impl Circuit {
+    fn roll(&mut self, now: Millis) {
+        if now.since(Millis(self.window_from)) >= WINDOW {
+            (self.window_from, self.good, self.bad) = (now.0, 0, 0);
+        }
+    }
+
+    fn good(&mut self, now: Millis) {
+        self.roll(now);
+        self.good += 1;
+        self.in_a_row = 0;
+        if self.open_until.is_some() {
+            *self = Self::default();
+        }
+    }
+
+    fn bad(&mut self, now: Millis) {
+        self.roll(now);
+        self.bad += 1;
+        self.in_a_row += 1;
+        let total = self.good + self.bad;
+        let failed_probe = self.open_until.is_some_and(|until| now.0 >= until);
+        if failed_probe || self.in_a_row >= IN_A_ROW || (total >= ENOUGH && self.bad * 2 > total) {
+            self.open(now);
+        }
+    }
+
+    fn open(&mut self, now: Millis) {
+        if self.open_until.is_some_and(|until| now.0 < until) {
+            return;
+        }
+        let span = OPEN.saturating_mul(1 << self.opened.min(10)).min(OPEN_MOST);
+        self.opened += 1;
+        self.in_a_row = 0;
+        self.probe_since = None;
+        self.open_until = Some((now + span).0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_000_000);
+
+    fn after(seconds: u64) -> Millis {
+        NOW + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn five_failures_in_a_row_open_the_circuit_of_that_model() {
+        let mut lane = Lane::default();
+        for _ in 0..4 {
+            lane.note("a", Outcome::Sick, 8, NOW);
+        }
+        assert_eq!(lane.admit("a", NOW), Admission::Free);
+        lane.note("a", Outcome::Sick, 8, NOW);
+        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(30)));
+        assert_eq!(lane.admit("b", NOW), Admission::Free);
+        assert_eq!(lane.word(NOW), "open");
+    }
+
+    #[test]
+    fn one_real_task_probes_and_decides() {
+        let mut lane = Lane::default();
+        (0..5).for_each(|_| lane.note("a", Outcome::Sick, 8, NOW));
+        assert_eq!(lane.admit("a", after(30)), Admission::Probe);
+        lane.probe("a", after(30));
+        assert_eq!(lane.admit("a", after(31)), Admission::Closed(after(32)), "one probe at a time");
+        lane.note("a", Outcome::Sick, 8, after(32));
+        assert_eq!(lane.admit("a", after(33)), Admission::Closed(after(92)), "twice as long");
+        lane.probe("a", after(92));
+        lane.note("a", Outcome::Good, 8, after(93));
+        assert_eq!((lane.admit("a", after(93)), lane.is_well()), (Admission::Free, true));
+        // A probe whose worker died does not keep the circuit open for ever.
+        (0..5).for_each(|_| lane.note("a", Outcome::Sick, 8, after(100)));
+        lane.probe("a", after(130));
+        assert_eq!(lane.admit("a", after(130) + PROBE_LOST), Admission::Probe);
+    }
+
+    #[test]
+    fn more_than_half_of_twenty_in_a_minute_open_it_too() {
+        let mut lane = Lane::default();
+        for at in 0..19 {
+            let outcome = if at % 2 == 0 { Outcome::Sick } else { Outcome::Good };
+            lane.note("a", outcome, 8, NOW);
+        }
+        assert_eq!(lane.admit("a", NOW), Admission::Free);
+        lane.note("a", Outcome::Sick, 8, NOW);
+        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(30)));
+    }
+
+    #[test]
+    fn a_rest_is_never_shortened_and_a_refused_account_closes_as_a_whole() {
+        let mut lane = Lane::default();
+        lane.note("a", Outcome::Pause(Duration::from_mins(1)), 8, NOW);
+        lane.note("a", Outcome::Pause(Duration::from_secs(5)), 8, NOW);
+        assert_eq!(lane.admit("b", NOW), Admission::Closed(after(60)));
+        let mut lane = Lane::default();
+        lane.note("a", Outcome::Refused, 8, NOW);
+        assert_eq!(lane.admit("b", NOW), Admission::Closed(after(30)));
+    }
+
+    #[test]
+    fn crowding_halves_and_successes_bring_back_one_by_one() {
+        let mut lane = Lane::default();
+        lane.note("a", Outcome::Crowded(None, Duration::ZERO), 8, NOW);
+        assert_eq!(lane.limit(8, NOW), 4);
+        (0..4).for_each(|_| lane.note("a", Outcome::Good, 8, NOW));
+        assert_eq!(lane.limit(8, NOW), 5);
+        lane.note("a", Outcome::Crowded(Some(2), Duration::ZERO), 8, NOW);
+        assert_eq!(lane.limit(8, NOW), 2);
+        (0..100).for_each(|_| lane.note("a", Outcome::Good, 8, NOW));
+        assert_eq!((lane.limit(8, NOW), lane.limit(8, NOW + CEILING_HOLDS)), (2, 8));
+    }
+}
