@@ -38,12 +38,12 @@ fn variable(name: &str) -> Option<String> {
 
 /// Nothing.
 #[cfg(not(feature = "chaos"))]
-#[inline(always)]
+#[inline]
 pub fn crash(_: &str) {}
 
 /// No.
 #[cfg(not(feature = "chaos"))]
-#[inline(always)]
+#[inline]
 pub const fn planted(_: &str) -> bool {
     false
 }
