@@ -65,6 +65,8 @@ impl App {
             hold_submissions: config.engine.hold_submissions,
             deadline: seconds(config.engine.deadline_s),
             concurrency: config.engine.concurrency,
+            open_per_tenant: config.engine.open_per_tenant,
+            open_in_all: config.engine.open_in_all,
         };
         let signing = store.setting("link_key", token()).await?;
         let links =
@@ -189,6 +191,7 @@ fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> 
         poll_max: poll(settings.poll_max_s),
         net: net.clone(),
         rows: Rows::read(kind.errors, kind.name)?,
+        strange: Arc::default(),
     })
 }
 

@@ -77,10 +77,11 @@ fn given(headers: &HeaderMap) -> Option<&str> {
     (1..=512).contains(&key.len()).then_some(key)
 }
 
-/// Paths that need no key: what looks after the process, the documentation, and nothing else.
+/// Paths that need no key: what looks after the process, the documentation, providers' callbacks with tokens of their own,
+/// and nothing else.
 fn open(path: &str) -> bool {
     const EXACT: [&str; 5] = ["/", "/healthz", "/readyz", "/openapi.json", "/docs"];
-    const BELOW: [&str; 2] = ["/docs/", "/errors/"];
+    const BELOW: [&str; 3] = ["/docs/", "/errors/", "/hooks/"];
     EXACT.contains(&path) || BELOW.iter().any(|prefix| path.starts_with(prefix))
 }
 

@@ -23,7 +23,7 @@ use crate::domain::money::Usd;
 use crate::domain::request::{GenerateRequest, Operation};
 use crate::domain::task::RouteTaken;
 use crate::domain::validate::{FieldCode, FieldError};
-use crate::domain::view::{TaskView, view};
+use crate::domain::view::{QueueView, TaskView, view};
 use crate::engine::{Acceptance, Caller, Refusal};
 use crate::providers::Shown;
 
@@ -242,6 +242,12 @@ impl Api {
     pub(super) async fn view(&self, task: &crate::domain::task::Task) -> Result<TaskView, ApiError> {
         // Pictures are written with the task's end: before it there are none to look for.
         let images = if task.phase.terminal() { self.store.images(task.id).await? } else { Vec::new() };
-        Ok(view(task, &images, &self.links, self.clock.now()))
+        let mut view = view(task, &images, &self.links, self.clock.now());
+        if !task.phase.terminal() {
+            // A pleasantry: the answer does not fail for want of it.
+            let outlook = self.engine.outlook(task).await.ok();
+            view.queue = outlook.map(|(position, eta_s)| QueueView { position, eta_s });
+        }
+        Ok(view)
     }
 }

@@ -8,6 +8,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -29,22 +30,33 @@ impl<T: DeserializeOwned> FromRequest<Api> for StrictJson<T> {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         is_json(request.headers())?;
-        let most = api.max_json;
-        if content_length(request.headers()).is_some_and(|length| length > most as u64) {
-            return Err(ApiError::new(Code::PayloadTooLarge, format!("at most {most} bytes")));
-        }
-        let body = Limited::new(request.into_body(), most).collect();
-        let body = tokio::time::timeout(BODY_WITHIN, body).await;
-        let body =
-            body.map_err(|_| ApiError::new(Code::RequestTimeout, "the body did not arrive within 30 s"))?;
-        let bytes = match body {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-                return Err(ApiError::new(Code::PayloadTooLarge, format!("at most {most} bytes")));
-            }
-            Err(_) => return Err(ApiError::new(Code::InvalidJson, "the body broke off")),
-        };
-        read(&bytes).map(Self)
+        read(&whole(request, api.max_json).await?).map(Self)
+    }
+}
+
+/// A body of whatever kind, of at most so many bytes.
+pub(super) struct Capped<const MOST: usize>(pub Bytes);
+
+impl<const MOST: usize> FromRequest<Api> for Capped<MOST> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &Api) -> Result<Self, ApiError> {
+        whole(request, MOST).await.map(Self)
+    }
+}
+
+/// The whole body, within its limit and in time.
+async fn whole(request: Request, most: usize) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::new(Code::PayloadTooLarge, format!("at most {most} bytes"));
+    if content_length(request.headers()).is_some_and(|length| length > most as u64) {
+        return Err(too_large());
+    }
+    let body = Limited::new(request.into_body(), most).collect();
+    match tokio::time::timeout(BODY_WITHIN, body).await {
+        Err(_) => Err(ApiError::new(Code::RequestTimeout, "the body did not arrive within 30 s")),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+        Ok(Err(_)) => Err(ApiError::new(Code::InvalidJson, "the body broke off")),
     }
 }
 

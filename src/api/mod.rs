@@ -8,6 +8,7 @@ mod docs;
 mod files;
 mod generate;
 mod health;
+mod hooks;
 mod image;
 mod json;
 mod models;
@@ -81,6 +82,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .routes(routes!(providers::list_providers))
+        .routes(routes!(hooks::ring))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }

@@ -1,6 +1,8 @@
 //! Errors as callers see them: RFC 9457 problems. Handlers return [`ApiError`]; the outermost layer adds the request id
 //! and writes the body, so that every error answer looks the same.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -77,12 +79,20 @@ impl From<Refusal> for ApiError {
             }
             Refusal::NotFound => Self::not_found(),
             Refusal::TooLate(code, detail) => Self::new(code, detail),
+            Refusal::AllOpen(wait) => Self::later(Code::NoProviderAvailable, refusal.to_string(), wait),
+            Refusal::Full(detail, wait) => Self::later(Code::QueueFull, detail, wait),
             Refusal::Store(error) => error.into(),
         }
     }
 }
 
 impl ApiError {
+    /// An error that passes by itself after about `wait`.
+    fn later(code: Code, detail: impl Into<String>, wait: Duration) -> Self {
+        let seconds = wait.as_secs().max(1);
+        Self { retry_after_s: Some(seconds), ..Self::new(code, detail) }
+    }
+
     /// The same body for what is not there and for what belongs to somebody else.
     pub fn not_found() -> Self {
         Self::new(Code::NotFound, "there is no such thing here")

@@ -13,6 +13,7 @@ use super::Api;
 use super::json::StrictQuery;
 use super::problem::{ApiError, Common};
 use super::wait::MAX_WAIT_S;
+use crate::chaos::planted;
 use crate::domain::code::Code;
 use crate::domain::task::Task;
 use crate::domain::view::TaskView;
@@ -62,8 +63,9 @@ impl Api {
     /// A task of the caller's tenant; what is malformed, unknown or another's is not found, all alike.
     pub(super) async fn task_of(&self, caller: &Caller, id: &str) -> Result<Task, ApiError> {
         let id = id.parse().map_err(|_| ApiError::not_found())?;
-        let task =
-            self.store.task(id).await?.filter(|task| task.tenant == caller.tenant && task.parent.is_none());
+        let task = self.store.task(id).await?.filter(|task| {
+            (task.tenant == caller.tenant || planted("unscoped_get")) && task.parent.is_none()
+        });
         task.ok_or_else(ApiError::not_found)
     }
 }

@@ -113,6 +113,8 @@ pub struct Engine {
     pub drain_s: u32,
     pub deadline_s: u32,
     pub concurrency: usize,
+    pub open_per_tenant: u32,
+    pub open_in_all: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -220,6 +222,8 @@ impl Config {
             ("engine.lease_s", u64::from(self.engine.lease_s), 5),
             ("engine.deadline_s", u64::from(self.engine.deadline_s), 1),
             ("engine.concurrency", self.engine.concurrency as u64, 1),
+            ("engine.open_per_tenant", u64::from(self.engine.open_per_tenant), 1),
+            ("engine.open_in_all", u64::from(self.engine.open_in_all), 1),
             ("blobs.link_s", u64::from(self.blobs.link_s), 1),
             ("server.max_json_kib", self.server.max_json_kib as u64, 64),
         ];

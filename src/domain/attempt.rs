@@ -62,6 +62,11 @@ impl AttemptState {
         matches!(self, Self::Intent | Self::Accepted | Self::Unknown)
     }
 
+    /// Whether the provider has said how it ended.
+    pub const fn told(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::NoImage)
+    }
+
     /// Its name in JSON and rows.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -122,6 +127,12 @@ pub struct Attempt {
     /// What went wrong, when something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// SHA-256 of the token in the address the provider was given to ring at, when it was given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_hash: Option<String>,
+    /// When it is next looked for although its task no longer waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look_at: Option<Millis>,
     /// When the intent was written.
     pub started_at: Millis,
     /// When the provider was done with it.

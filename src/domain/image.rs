@@ -109,6 +109,8 @@ pub struct StoredImage {
     pub bytes: u64,
     /// What it shows.
     pub kind: ImageKind,
+    /// Whether it came after its task had ended.
+    pub late: bool,
 }
 
 /// Why bytes are not an acceptable picture.

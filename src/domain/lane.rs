@@ -1,4 +1,4 @@
-//! A provider account as all replicas see it: how many tasks it takes at once, whether it rests, and the circuits that keep
+//! A provider account as all replicas see it, [`LaneState`]: how many tasks it takes at once, whether it rests, and the circuits that keep
 //! tasks away from a model that fails. Pure: outcomes and moments go in, admissions come out.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ const ENOUGH: u32 = 20;
 const OPEN: Duration = Duration::from_secs(30);
 /// The longest it stays open.
 const OPEN_MOST: Duration = Duration::from_mins(5);
+/// While one task probes, the others look again after so long.
+const PROBING: Duration = Duration::from_secs(5);
 /// A probe that is not heard of for this long has been lost with its worker.
 const PROBE_LOST: Duration = Duration::from_mins(20);
 /// How long a limit that the provider named is believed.
@@ -28,7 +30,7 @@ const ACCOUNT: &str = "*";
 /// A provider account.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Lane {
+pub struct LaneState {
     /// How many tasks it takes at once, when that is fewer than configured.
     cap: Option<u32>,
     /// Successes since the cap last grew.
@@ -61,6 +63,8 @@ pub enum Outcome {
     Good,
     /// It failed in a way that speaks against the model's health.
     Sick,
+    /// It failed on its own account, which the request may have brought about: it counts, but a few in a row prove nothing.
+    Poor,
     /// The account is refused: no key, no credit.
     Refused,
     /// The account is to be left alone for so long.
@@ -82,7 +86,7 @@ pub enum Admission {
     Closed(Millis),
 }
 
-impl Lane {
+impl LaneState {
     /// How many tasks may be at the provider at once, of `configured`.
     pub fn limit(&self, configured: u32, now: Millis) -> u32 {
         let ceiling =
@@ -108,12 +112,18 @@ impl Lane {
             }
             match circuit.probe_since {
                 Some(since) if now.since(Millis(since)) < PROBE_LOST => {
-                    return Admission::Closed(now + Duration::from_secs(1));
+                    return Admission::Closed(now + PROBING);
                 }
                 _ => admission = Admission::Probe,
             }
         }
         admission
+    }
+
+    /// Whether a task is finding out just now whether the account as a whole is well again.
+    pub fn probing(&self, now: Millis) -> bool {
+        let since = self.circuits.get(ACCOUNT).and_then(|circuit| circuit.probe_since);
+        since.is_some_and(|since| now.since(Millis(since)) < PROBE_LOST)
     }
 
     /// Marks that a probe for `model` is under way.
@@ -138,7 +148,8 @@ impl Lane {
                 }
                 self.grow(configured);
             }
-            Outcome::Sick => self.circuits.entry(model.to_owned()).or_default().bad(now),
+            Outcome::Sick => self.circuits.entry(model.to_owned()).or_default().bad(true, now),
+            Outcome::Poor => self.circuits.entry(model.to_owned()).or_default().bad(false, now),
             Outcome::Refused => self.circuits.entry(ACCOUNT.to_owned()).or_default().open(now),
             Outcome::Pause(rest) => self.pause(rest, now),
             Outcome::Crowded(named, rest) => {
@@ -151,7 +162,7 @@ impl Lane {
             }
             Outcome::Neutral => {}
         }
-        if !matches!(outcome, Outcome::Good | Outcome::Sick) {
+        if !matches!(outcome, Outcome::Good | Outcome::Sick | Outcome::Poor) {
             // A probe that met something else has found nothing out: the next task may try.
             for circuit in self.circuits.values_mut() {
                 circuit.probe_since = None;
@@ -215,10 +226,10 @@ impl Circuit {
         }
     }
 
-    fn bad(&mut self, now: Millis) {
+    fn bad(&mut self, sick: bool, now: Millis) {
         self.roll(now);
         self.bad += 1;
-        self.in_a_row += 1;
+        self.in_a_row += u32::from(sick);
         let total = self.good + self.bad;
         let failed_probe = self.open_until.is_some_and(|until| now.0 >= until);
         if failed_probe || self.in_a_row >= IN_A_ROW || (total >= ENOUGH && self.bad * 2 > total) {
@@ -250,7 +261,7 @@ mod tests {
 
     #[test]
     fn five_failures_in_a_row_open_the_circuit_of_that_model() {
-        let mut lane = Lane::default();
+        let mut lane = LaneState::default();
         for _ in 0..4 {
             lane.note("a", Outcome::Sick, 8, NOW);
         }
@@ -263,11 +274,11 @@ mod tests {
 
     #[test]
     fn one_real_task_probes_and_decides() {
-        let mut lane = Lane::default();
+        let mut lane = LaneState::default();
         (0..5).for_each(|_| lane.note("a", Outcome::Sick, 8, NOW));
         assert_eq!(lane.admit("a", after(30)), Admission::Probe);
         lane.probe("a", after(30));
-        assert_eq!(lane.admit("a", after(31)), Admission::Closed(after(32)), "one probe at a time");
+        assert_eq!(lane.admit("a", after(31)), Admission::Closed(after(36)), "one probe at a time");
         lane.note("a", Outcome::Sick, 8, after(32));
         assert_eq!(lane.admit("a", after(33)), Admission::Closed(after(92)), "twice as long");
         lane.probe("a", after(92));
@@ -281,7 +292,7 @@ mod tests {
 
     #[test]
     fn more_than_half_of_twenty_in_a_minute_open_it_too() {
-        let mut lane = Lane::default();
+        let mut lane = LaneState::default();
         for at in 0..19 {
             let outcome = if at % 2 == 0 { Outcome::Sick } else { Outcome::Good };
             lane.note("a", outcome, 8, NOW);
@@ -292,19 +303,28 @@ mod tests {
     }
 
     #[test]
+    fn failed_tasks_in_a_row_open_nothing_until_they_are_most_of_many() {
+        let mut lane = LaneState::default();
+        (0..19).for_each(|_| lane.note("a", Outcome::Poor, 8, NOW));
+        assert_eq!(lane.admit("a", NOW), Admission::Free);
+        lane.note("a", Outcome::Poor, 8, NOW);
+        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(30)));
+    }
+
+    #[test]
     fn a_rest_is_never_shortened_and_a_refused_account_closes_as_a_whole() {
-        let mut lane = Lane::default();
+        let mut lane = LaneState::default();
         lane.note("a", Outcome::Pause(Duration::from_mins(1)), 8, NOW);
         lane.note("a", Outcome::Pause(Duration::from_secs(5)), 8, NOW);
         assert_eq!(lane.admit("b", NOW), Admission::Closed(after(60)));
-        let mut lane = Lane::default();
+        let mut lane = LaneState::default();
         lane.note("a", Outcome::Refused, 8, NOW);
         assert_eq!(lane.admit("b", NOW), Admission::Closed(after(30)));
     }
 
     #[test]
     fn crowding_halves_and_successes_bring_back_one_by_one() {
-        let mut lane = Lane::default();
+        let mut lane = LaneState::default();
         lane.note("a", Outcome::Crowded(None, Duration::ZERO), 8, NOW);
         assert_eq!(lane.limit(8, NOW), 4);
         (0..4).for_each(|_| lane.note("a", Outcome::Good, 8, NOW));

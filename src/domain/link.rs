@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::clock::Millis;
-use super::id::{FileId, TaskId};
-use super::secret::{hmac_sha256, same};
+use super::id::{AttemptId, FileId, TaskId};
+use super::secret::{hmac_sha256, same, sha256_hex};
 
 /// Makes and checks addresses of our own.
 #[derive(Clone)]
@@ -42,9 +42,32 @@ impl Links {
         same(self.sign(path, expires).as_bytes(), sig.as_bytes()) && now < expires
     }
 
+    /// The address an attempt's provider rings at: its token cannot be guessed and is found again from the attempt's id.
+    pub fn hook(&self, provider: &str, attempt: AttemptId) -> Hook {
+        let token = hex::encode(hmac_sha256(&self.key, format!("hook\n{attempt}").as_bytes()));
+        let url = format!("{}/hooks/{provider}/{token}", self.base);
+        Hook { url, secret: self.hook_secret(&token), token_hash: sha256_hex(token.as_bytes()) }
+    }
+
+    /// The secret a provider repeats when it rings with this token.
+    pub fn hook_secret(&self, token: &str) -> String {
+        hex::encode(hmac_sha256(&self.key, format!("hook secret\n{token}").as_bytes()))
+    }
+
     fn sign(&self, path: &str, expires: Millis) -> String {
         hex::encode(hmac_sha256(&self.key, format!("{path}\n{}", expires.0).as_bytes()))
     }
+}
+
+/// Where an attempt's provider rings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// The address.
+    pub url: String,
+    /// Repeated in a header by providers that can.
+    pub secret: String,
+    /// SHA-256 of the address's token, in hex: what is stored.
+    pub token_hash: String,
 }
 
 /// Where a picture of a task is served.

@@ -1,6 +1,7 @@
 //! Floor 0: facts and rules. No sockets, no rows, no runtime; everything here can be read and tested alone.
 
 pub mod attempt;
+mod books;
 pub mod catalog;
 pub mod clock;
 pub mod code;

@@ -99,6 +99,29 @@ pub struct Cost {
     pub unresolved: Usd,
 }
 
+/// How far calling off a task has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stopping {
+    /// The caller wants it.
+    Wanted,
+    /// The provider was asked.
+    Asked,
+}
+
+/// A result that came after its task had ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Late {
+    /// The attempt it is from.
+    pub attempt: AttemptId,
+    /// Provider id.
+    pub provider: String,
+    /// When it was here.
+    pub at: Millis,
+    /// How many pictures it brought.
+    pub images: u32,
+}
+
 /// What the database never looks into: the rest of a task, one JSON document.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -137,8 +160,36 @@ pub struct State {
     pub units: Option<ProviderUnits>,
     /// Why it ended without a picture.
     pub failure: Option<Failure>,
+    /// Until when a submission of unknown outcome is looked for.
+    pub reconcile_until: Option<Millis>,
+    /// Whether the provider in hand can be asked to stop.
+    pub cancels: bool,
+    /// Set once the caller has called it off while the provider was at work.
+    pub stopping: Option<Stopping>,
+    /// Results that came after the end.
+    pub late: Vec<Late>,
     /// Fewer pictures than asked for.
     pub partial: bool,
     /// How many events it has had.
     pub events: i64,
+}
+
+impl State {
+    /// The candidate whose route is in hand.
+    pub fn in_hand(&self) -> Option<&Candidate> {
+        let taken = self.route.as_ref()?;
+        self.candidates.iter().find(|one| one.is(taken))
+    }
+
+    /// The same, to be changed.
+    pub fn in_hand_mut(&mut self) -> Option<&mut Candidate> {
+        let taken = self.route.as_ref()?;
+        self.candidates.iter_mut().find(|one| one.is(taken))
+    }
+}
+
+impl Candidate {
+    fn is(&self, taken: &RouteTaken) -> bool {
+        self.route.provider == taken.provider && self.route.provider_model == taken.provider_model
+    }
 }

@@ -10,11 +10,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::attempt::{Attempt, Billing};
 use super::clock::Millis;
 use super::id::{AttemptId, TaskId};
 use super::request::{GenerateRequest, Operation};
-pub use super::state::{Candidate, Cost, Failure, Output, ProviderWords, RouteTaken, Source, State};
+pub use super::state::{
+    Candidate, Cost, Failure, Late, Output, ProviderWords, RouteTaken, Source, State, Stopping,
+};
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,6 +110,8 @@ pub enum Event {
     Fail(Failure),
     /// The caller called it off.
     Cancel,
+    /// A result came after the end; the end stays what it was.
+    Late(Late),
 }
 
 impl Event {
@@ -124,6 +127,7 @@ impl Event {
             Self::Save { .. } => "save",
             Self::Fail(_) => "fail",
             Self::Cancel => "cancel",
+            Self::Late(_) => "late",
         }
     }
 }
@@ -148,7 +152,9 @@ pub fn step(phase: Phase, event: &Event) -> Result<Phase, Illegal> {
         // The first link is kept as it streams by; later ones are added to it.
         (Submitting | Waiting | Reconciling | Gathering | Storing, Event::Produce(_)) => Storing,
         (Submitting, Event::Lose) => Reconciling,
-        (Queued | Submitting | Waiting | Reconciling | Gathering | Storing, Event::Stay(_)) => phase,
+        (Queued | Submitting | Waiting | Reconciling | Gathering | Storing, Event::Stay(_))
+        // What comes after the end does not change it.
+        | (Succeeded | Failed | Canceled, Event::Late(_)) => phase,
         (Storing, Event::Save { .. }) => Succeeded,
         (Queued | Submitting | Waiting | Reconciling | Gathering | Storing, Event::Fail(_)) => Failed,
         // A running attempt is only called off once its provider has agreed.
@@ -182,7 +188,7 @@ pub struct Task {
     pub phase: Phase,
     /// The provider it waits for or is at: the lane whose capacity it uses.
     pub lane: String,
-    /// Its place among those waiting for the lane; lower goes first.
+    /// Its place among those waiting for the lane; lower goes first. The store finds it when the task is taken in.
     pub rank: i64,
     /// How often it was written; a writer with an older number has lost it.
     pub version: i64,
@@ -231,6 +237,9 @@ impl Task {
                 let told = json!({"attempt": self.state.attempts, "provider": route.provider, "provider_model": route.provider_model, "reason": route.reason});
                 self.lane.clone_from(&route.provider);
                 self.state.route = Some(route);
+                if let Some(candidate) = self.state.in_hand_mut() {
+                    candidate.sends += 1;
+                }
                 Some(("task.attempt", told))
             }
             Event::Produce(outputs) => {
@@ -253,47 +262,35 @@ impl Task {
                 Some(("task.failed", Value::Null))
             }
             Event::Cancel => Some(("task.canceled", Value::Null)),
+            Event::Late(late) => {
+                self.state.late.push(late);
+                Some(("task.late_result", Value::Null))
+            }
             Event::Retry => {
                 self.state.progress = None;
                 None
             }
             Event::Accept | Event::Lose => None,
         };
-        if self.phase.terminal() {
+        if self.phase.terminal() && self.phase != from {
             self.finished_at = Some(now);
             self.wake_at = None;
         }
         Ok(told.map(|(name, data)| self.tell(name, data)))
     }
 
+    /// Waits for `lane` from now on. One that has waited elsewhere already goes to the head of the line.
+    pub fn enter_line(&mut self, lane: String) {
+        if self.lane != lane {
+            self.lane = lane;
+            self.rank = 0;
+        }
+    }
+
     /// The next line of the history.
     pub fn tell(&mut self, name: &'static str, data: Value) -> Notice {
         self.state.events += 1;
         Notice { seq: self.state.events, name, data }
-    }
-
-    /// Enters what became of an attempt into the task's books.
-    pub fn book(&mut self, attempt: &Attempt) {
-        self.state.booked = true;
-        self.state.units = attempt.units.clone().or(self.state.units.take());
-        let cost = &mut self.state.cost;
-        match attempt.billed {
-            Billing::No => {}
-            Billing::Yes => cost.settled = cost.settled + attempt.charged.unwrap_or_default(),
-            Billing::Unknown => {
-                cost.unresolved = cost.unresolved + attempt.possible_charge.unwrap_or_default();
-            }
-        }
-        self.state.billed = Some(match (self.billed(), attempt.billed) {
-            (Billing::Yes, _) | (_, Billing::Yes) => Billing::Yes,
-            (Billing::Unknown, _) | (_, Billing::Unknown) => Billing::Unknown,
-            _ => Billing::No,
-        });
-    }
-
-    /// Whether the task as a whole was charged for, over all its attempts.
-    pub fn billed(&self) -> Billing {
-        self.state.billed.unwrap_or(Billing::No)
     }
 }
 
@@ -321,6 +318,12 @@ mod tests {
             Event::Save { partial: false },
             Event::Fail(failure),
             Event::Cancel,
+            Event::Late(Late {
+                attempt: AttemptId::mint(&clock),
+                provider: "p".into(),
+                at: Millis(2),
+                images: 1,
+            }),
         ]
     }
 
@@ -329,16 +332,16 @@ mod tests {
     fn every_pair_is_decided() {
         #[rustfmt::skip]
         let expected = [
-            //              submit     accept  produce lose        retry  stay        save      fail   cancel
-            ("queued",      "submitting -      -       -           -      queued      -         failed canceled"),
-            ("submitting",  "-         waiting storing reconciling queued submitting  -         failed -"),
-            ("waiting",     "-         -       storing -           queued waiting     -         failed canceled"),
-            ("reconciling", "-         waiting storing -           queued reconciling -         failed -"),
-            ("gathering",   "-         -       storing -           -      gathering   -         failed canceled"),
-            ("storing",     "-         -       storing -           -      storing     succeeded failed -"),
-            ("succeeded",   "-         -       -       -           -      -           -         -      -"),
-            ("failed",      "-         -       -       -           -      -           -         -      -"),
-            ("canceled",    "-         -       -       -           -      -           -         -      -"),
+            //              submit     accept  produce lose        retry  stay        save      fail   cancel late
+            ("queued",      "submitting -      -       -           -      queued      -         failed canceled -"),
+            ("submitting",  "-         waiting storing reconciling queued submitting  -         failed - -"),
+            ("waiting",     "-         -       storing -           queued waiting     -         failed canceled -"),
+            ("reconciling", "-         waiting storing -           queued reconciling -         failed - -"),
+            ("gathering",   "-         -       storing -           -      gathering   -         failed canceled -"),
+            ("storing",     "-         -       storing -           -      storing     succeeded failed - -"),
+            ("succeeded",   "-         -       -       -           -      -           -         -      - succeeded"),
+            ("failed",      "-         -       -       -           -      -           -         -      - failed"),
+            ("canceled",    "-         -       -       -           -      -           -         -      - canceled"),
         ];
         for (phase, (name, row)) in Phase::ALL.into_iter().zip(expected) {
             assert_eq!(phase.as_str(), name);

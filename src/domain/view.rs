@@ -117,6 +117,8 @@ pub struct TaskView {
     pub deadline_at: Millis,
     /// How far it is, 0 to 1, when the provider says.
     pub progress: Option<f32>,
+    /// Its place in line and when to expect it; `null` once it has ended, in lists and in events.
+    pub queue: Option<QueueView>,
     /// The route in hand.
     pub route: Option<RouteTaken>,
     /// The parameters as that route honours them.
@@ -134,11 +136,22 @@ pub struct TaskView {
     pub cancelable: bool,
     /// Whether fewer pictures came than were asked for.
     pub partial: bool,
+    /// What came after the task had ended; the status stays what it was.
+    pub late_result: Option<LateView>,
     /// Where to go from here.
     pub urls: Urls,
     /// The caller's own labels.
     #[schema(value_type = Object)]
     pub metadata: BTreeMap<String, String>,
+}
+
+/// A task's place in line.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct QueueView {
+    /// 1 is next; 0 once a provider is at work on it.
+    pub position: i64,
+    /// Seconds until its pictures can be expected, by what this provider usually takes.
+    pub eta_s: u64,
 }
 
 /// A picture.
@@ -162,6 +175,17 @@ pub struct ImageView {
     pub sha256: String,
     /// What it shows.
     pub kind: ImageKind,
+}
+
+/// A result that came after its task had ended.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct LateView {
+    /// When it was here.
+    pub received_at: Millis,
+    /// Provider id.
+    pub provider: String,
+    /// Its pictures.
+    pub images: Vec<ImageView>,
 }
 
 /// What a task costs, in US dollars.
@@ -267,6 +291,15 @@ impl Problem {
 pub fn view(task: &Task, images: &[StoredImage], links: &Links, now: Millis) -> TaskView {
     let (id, state) = (task.id, &task.state);
     let to = |rest: &str| links.to(&format!("/tasks/{id}{rest}"));
+    let shown = |late: bool| {
+        let images = images.iter().filter(|image| image.late == late);
+        images.map(|image| picture(task, image, links, now)).collect()
+    };
+    let late_result = state.late.last().map(|late| LateView {
+        received_at: late.at,
+        provider: late.provider.clone(),
+        images: shown(true),
+    });
     TaskView {
         id,
         object: "image.task",
@@ -280,14 +313,17 @@ pub fn view(task: &Task, images: &[StoredImage], links: &Links, now: Millis) -> 
         finished_at: task.finished_at,
         deadline_at: task.deadline_at,
         progress: state.progress,
+        queue: None,
         route: state.route.clone(),
         effective: state.effective.clone(),
         adjustments: state.adjustments.clone(),
-        images: images.iter().map(|image| picture(task, image, links, now)).collect(),
+        images: shown(false),
         cost: cost(task),
         error: state.failure.as_ref().map(|failure| Problem::of(id, failure)),
-        cancelable: matches!(task.phase, Phase::Queued | Phase::Gathering),
+        cancelable: matches!(task.phase, Phase::Queued | Phase::Gathering)
+            || (task.phase == Phase::Waiting && state.cancels && state.stopping.is_none()),
         partial: state.partial,
+        late_result,
         urls: Urls { this: to(""), cancel: to("/cancel"), attempts: to("/attempts") },
         metadata: task.request.metadata.clone(),
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::route::{NoRoute, Plan};
 use super::{Engine, Inner};
-use crate::chaos::crash;
+use crate::chaos::{crash, planted};
 use crate::domain::code::Code;
 use crate::domain::fit::effective;
 use crate::domain::id::{AttemptId, TaskId};
@@ -48,6 +48,12 @@ pub enum Refusal {
     /// The task stands where this cannot be done any more.
     #[error("{1}")]
     TooLate(Code, String),
+    /// Every route's circuit is open; the first closes at this moment.
+    #[error("every provider that could serve this is failing at present")]
+    AllOpen(Duration),
+    /// As many tasks are open as may be.
+    #[error("{0}")]
+    Full(String, Duration),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -56,7 +62,7 @@ pub enum Refusal {
 impl Engine {
     /// Which routes would serve a request; stores and sends nothing.
     pub fn plan(&self, request: &GenerateRequest) -> Result<Plan, NoRoute> {
-        self.inner.catalog.plan(request)
+        self.inner.plan(request)
     }
 
     /// What the first route of a plan would send: one request for each upstream call. Nothing is sent, fetched or stored.
@@ -106,12 +112,31 @@ impl Engine {
     ) -> Result<Acceptance, Refusal> {
         let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
         let key = Key { caller, idempotency: idempotency_key, fingerprint };
+        if let Some(refusal) = self.inner.no_room(&key, &plan) {
+            // What was taken in before is answered, however full the house is.
+            return match (refusal, &key.idempotency) {
+                (refusal, None) => Err(refusal),
+                (refusal, Some(idempotency)) => {
+                    let earlier = self.replay(&key.caller.tenant, idempotency, &key.fingerprint).await?;
+                    earlier.ok_or(refusal)
+                }
+            };
+        }
+        let tenant = key.caller.tenant.clone();
         let (task, parts) = self.inner.divide(key, plan)?;
         crash("accept.received");
+        if planted("early_202") {
+            let (store, early) = (self.inner.store.clone(), task.clone());
+            self.inner.tracker.spawn(async move { store.accept(early, parts).await });
+            return Ok(Acceptance { task, replayed: false });
+        }
         let accepted = self.inner.store.accept(task, parts).await?;
         crash("accept.committed");
         match accepted {
-            Accepted::Created(task) => Ok(Acceptance { task: *task, replayed: false }),
+            Accepted::Created(task) => {
+                self.inner.crowd.entered(&tenant);
+                Ok(Acceptance { task: *task, replayed: false })
+            }
             Accepted::Replayed(task) => Ok(Acceptance { task: *task, replayed: true }),
             Accepted::KeyReused(task) => Err(Refusal::KeyReused(task)),
         }
@@ -119,13 +144,19 @@ impl Engine {
 }
 
 /// Whose a new task is, and what it is known by.
-struct Key {
-    caller: Caller,
+pub(super) struct Key {
+    pub caller: Caller,
     idempotency: Option<String>,
     fingerprint: String,
 }
 
 impl Inner {
+    /// Which routes would serve a request, in the order of its strategy and the accounts' health.
+    fn plan(&self, request: &GenerateRequest) -> Result<Plan, NoRoute> {
+        let now = self.clock.now();
+        self.catalog.plan(request, &|lane, model| self.standing(lane, model, now))
+    }
+
     /// The task for a plan. Where one upstream call cannot make all pictures, the work is divided into parts, each a task
     /// of its own with its own routes and attempts; the task itself then only waits for them.
     fn divide(&self, key: Key, plan: Plan) -> Result<(Task, Vec<Task>), Refusal> {
@@ -137,17 +168,16 @@ impl Inner {
         let caller = key.caller.clone();
         let mut whole = self.new_task(key, plan);
         let mut parts = Vec::with_capacity(counts.len());
-        for (at, count) in (0i64..).zip(counts) {
+        for count in counts {
             let mut request = whole.request.clone();
             request.n = Some(count);
             let share = |most: Usd| Usd::from_nanos(most.nanos() / i64::from(wanted) * i64::from(count));
             request.routing.max_cost_usd = request.routing.max_cost_usd.map(share);
             // Asking for fewer pictures can only open routes, never close the one that was found.
-            let plan = self.catalog.plan(&request).map_err(Refusal::NoRoute)?;
+            let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
             let key = Key { caller: caller.clone(), idempotency: None, fingerprint: String::new() };
             let mut part = self.new_task(key, plan);
             part.parent = Some(whole.id);
-            part.rank += at;
             parts.push(part);
         }
         whole.phase = Phase::Gathering;
@@ -194,7 +224,7 @@ impl Inner {
             operation: first.offer.operation,
             phase: Phase::Queued,
             lane: first.taken.provider.clone(),
-            rank: now.0,
+            rank: 0,
             version: 1,
             wake_at: Some(now),
             created_at: now,

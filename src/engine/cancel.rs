@@ -1,9 +1,10 @@
-//! Calls tasks off. What has not been sent costs nothing to call off; what is at a provider runs on.
+//! Calls tasks off. What has not been sent costs nothing to call off; a provider at work is asked to stop where it can be.
 
 use super::{Engine, Inner, Refusal};
+use crate::chaos::planted;
 use crate::domain::code::Code;
 use crate::domain::id::TaskId;
-use crate::domain::task::{Event, Phase, Task};
+use crate::domain::task::{Event, Phase, Stopping, Task};
 use crate::store::{Change, StoreError};
 
 impl Engine {
@@ -40,8 +41,23 @@ impl Inner {
         // A worker may be claiming the task at this very moment: then its next phase decides.
         for _ in 0..5 {
             let mut task = self.store.task(id).await?.ok_or(Refusal::NotFound)?;
+            if planted("terminal_overwrite") && task.phase.terminal() {
+                task.phase = Phase::Queued;
+            }
             match task.phase {
                 Phase::Queued | Phase::Gathering => {}
+                // Asked, the provider may agree; what becomes of the task is known when it has answered.
+                Phase::Waiting if task.state.cancels => {
+                    task.state.stopping = Some(Stopping::Wanted);
+                    let change = Change::of(Box::new(task));
+                    match self.store.save(change).await {
+                        Err(StoreError::Stale) => continue,
+                        saved => {
+                            self.make_due(id).await?;
+                            return Ok(*saved?);
+                        }
+                    }
+                }
                 phase if phase.terminal() => {
                     let detail = format!("{id} is {}", phase.as_str());
                     return Err(Refusal::TooLate(Code::AlreadyFinished, detail));
@@ -56,7 +72,11 @@ impl Inner {
             let change = Change { notices: told.into_iter().collect(), ..Change::of(Box::new(task)) };
             match self.store.save(change).await {
                 Err(StoreError::Stale) => {}
-                saved => return Ok(*saved?),
+                saved => {
+                    let task = *saved?;
+                    self.saved(&task);
+                    return Ok(task);
+                }
             }
         }
         Err(Refusal::TooLate(Code::NotCancelable, format!("{id} is just being sent to a provider")))

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::route::{NoRoute, Plan, Planned, Rejected, verdict};
+use super::route::{NoRoute, Plan, Planned, Rejected, Standing, arrange, verdict};
 use crate::domain::catalog::Route;
 use crate::domain::code::Code;
-use crate::domain::request::{GenerateRequest, Strategy};
+use crate::domain::request::GenerateRequest;
 use crate::domain::task::RouteTaken;
 use crate::domain::validate::{FieldCode, FieldError};
 
@@ -38,6 +38,9 @@ pub struct Entry {
     pub route: Route,
 }
 
+/// Tells how the account of (provider id, provider's model) stands.
+pub type Stand<'a> = &'a dyn Fn(&str, &str) -> Standing;
+
 /// An operator's name for a model with defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Alias {
@@ -65,7 +68,7 @@ impl Catalog {
     /// A route a task was planned for, planned again with today's catalogue.
     pub fn replan(&self, request: &GenerateRequest, taken: &RouteTaken) -> Option<Planned> {
         let mut planned =
-            self.entry(&taken.provider, &taken.provider_model)?.offer(request, 0, self.reachable).ok()?;
+            self.entry(&taken.provider, &taken.provider_model)?.offer(request, self.reachable).ok()?;
         planned.taken.reason.clone_from(&taken.reason);
         Some(planned)
     }
@@ -80,21 +83,22 @@ impl Catalog {
         self.entries.iter().filter(means).collect()
     }
 
-    /// Plans a request that is well-formed.
-    pub fn plan(&self, request: &GenerateRequest) -> Result<Plan, NoRoute> {
+    /// Plans a request that is well-formed; `standing` tells how the account of a route stands at present.
+    pub fn plan(&self, request: &GenerateRequest, standing: Stand<'_>) -> Result<Plan, NoRoute> {
         self.check_providers(request)?;
         let asked = request.model.as_deref().unwrap_or("auto");
         if let Some(alias) = self.aliases.get(asked) {
-            return self.plan_model(&alias.model, &alias.fill(request));
+            return self.plan_model(&alias.model, &alias.fill(request), standing);
         }
         if asked != "auto" {
-            return self.plan_model(asked, request);
+            return self.plan_model(asked, request, standing);
         }
         let mut plans = Vec::new();
         for model in &self.default_models {
             let request =
                 self.aliases.get(model).map_or_else(|| request.clone(), |alias| alias.fill(request));
-            let plan = self.consider(self.aliases.get(model).map_or(model, |alias| &alias.model), &request);
+            let model = self.aliases.get(model).map_or(model, |alias| &alias.model);
+            let plan = self.consider(model, &request, standing);
             if !plan.planned.is_empty() {
                 return Ok(plan);
             }
@@ -130,7 +134,12 @@ impl Catalog {
         }
     }
 
-    fn plan_model(&self, model: &str, request: &GenerateRequest) -> Result<Plan, NoRoute> {
+    fn plan_model(
+        &self,
+        model: &str,
+        request: &GenerateRequest,
+        standing: Stand<'_>,
+    ) -> Result<Plan, NoRoute> {
         if self.named(model).is_empty() {
             let dormant = self.dormant.iter().any(|name| name == model);
             let (code, field, detail) = if dormant {
@@ -149,15 +158,18 @@ impl Catalog {
             let errors = vec![FieldError::new("/model", field, &detail)];
             return Err(NoRoute { code, detail, errors });
         }
-        let plan = self.consider(model, request);
+        let plan = self.consider(model, request, standing);
         if plan.planned.is_empty() { Err(verdict(&plan.rejected)) } else { Ok(plan) }
     }
 
-    fn consider(&self, model: &str, request: &GenerateRequest) -> Plan {
+    fn consider(&self, model: &str, request: &GenerateRequest, standing: Stand<'_>) -> Plan {
         let mut plan = Plan { request: request.clone(), ..Plan::default() };
-        for (place, entry) in self.ordered(model, request).into_iter().enumerate() {
-            match entry.offer(request, place, self.reachable) {
-                Ok(planned) => plan.planned.push(planned),
+        for entry in self.ordered(model, request) {
+            match entry.offer(request, self.reachable) {
+                Ok(mut planned) => {
+                    planned.standing = standing(&entry.provider, &entry.route.provider_model);
+                    plan.planned.push(planned);
+                }
                 Err((code, reasons)) => plan.rejected.push(Rejected {
                     provider: entry.provider.clone(),
                     provider_model: entry.route.provider_model.clone(),
@@ -166,9 +178,7 @@ impl Catalog {
                 }),
             }
         }
-        if request.routing.strategy == Some(Strategy::Cheapest) {
-            plan.planned.sort_by_key(|planned| (planned.price.is_none(), planned.price));
-        }
+        arrange(&mut plan.planned, request.routing.strategy.unwrap_or_default());
         if request.routing.allow_fallback == Some(false) {
             plan.planned.truncate(1);
         }
@@ -250,7 +260,7 @@ mod tests {
 
     fn plan(body: &str) -> Result<Vec<String>, (Code, Vec<String>)> {
         let request = serde_json::from_str(body).unwrap();
-        match catalog().plan(&request) {
+        match catalog().plan(&request, &|_, _| Standing::default()) {
             Ok(plan) => Ok(plan.planned.into_iter().map(|one| one.taken.provider_model).collect()),
             Err(none) => Err((none.code, none.errors.into_iter().map(|error| error.pointer).collect())),
         }
@@ -284,7 +294,13 @@ mod tests {
 
     #[test]
     fn aliases_fill_in_what_the_caller_left_out() {
-        let of = |body: &str| catalog().plan(&serde_json::from_str(body).unwrap()).unwrap().planned.remove(0);
+        let of = |body: &str| {
+            catalog()
+                .plan(&serde_json::from_str(body).unwrap(), &|_, _| Standing::default())
+                .unwrap()
+                .planned
+                .remove(0)
+        };
         assert_eq!(of(r#"{"prompt":"x","model":"twice"}"#).request.n, Some(2));
         let named = of(r#"{"prompt":"x","model":"twice","n":9}"#);
         assert_eq!((named.request.n, named.calls, named.price), (Some(9), 3, "0.09".parse().ok()));

@@ -3,18 +3,22 @@
 
 use std::time::Duration;
 
-use super::Inner;
-use super::lane::{backoff, next_poll};
+use super::late::{LOOK_AFTER, LOOK_RARELY};
+use super::pace::{backoff, next_poll};
+use super::retry::failure;
 use super::save::Step;
+use super::{Inner, Lane};
 use crate::blobs::{BlobError, Saved};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
-use crate::domain::image::StoredImage;
-use crate::domain::task::{Event, Failure, Output, Phase, Source, Task};
+use crate::domain::image::{ImageKind, StoredImage};
+use crate::domain::lane::Outcome;
+use crate::domain::request::GenerateRequest;
+use crate::domain::task::{Event, Failure, Output, Phase, Source, Stopping, Task};
 use crate::net::guarded::FetchError;
-use crate::providers::{Asked, Done, Follow, Kind, MadeSource, Progress, ProviderError};
+use crate::providers::{Asked, Done, Kind, MadeSource, Progress, ProviderError};
 
 /// A provider that has done its work without a picture is asked again this often before it is believed.
 const ASK_AGAIN: u32 = 3;
@@ -38,34 +42,6 @@ pub(super) async fn run(engine: &Inner, task: Box<Task>) {
 }
 
 impl Inner {
-    /// The worker that was submitting is gone, and its answer with it.
-    async fn lost(&self, task: Box<Task>) {
-        let Some(mut attempt) = self.attempt(&task).await else { return };
-        attempt.state = AttemptState::Unknown;
-        attempt.judge(Verdict::new(Billing::Unknown, "the gateway stopped while the call was under way"));
-        tracing::warn!(task.id = %task.id, attempt.id = %attempt.id, "a paid call was interrupted; its outcome is unknown");
-        let now = self.clock.now();
-        if let Some(task) = self.save(task, Step::new(Event::Lose, now).with(attempt)).await {
-            self.reconcile(task).await;
-        }
-    }
-
-    /// Looks for a submission of unknown outcome until its window is over.
-    async fn reconcile(&self, task: Box<Task>) {
-        // Without an address providers can call, nothing can turn up.
-        let Some(mut attempt) = self.attempt(&task).await else { return };
-        let verdict = Verdict::new(Billing::Unknown, attempt.evidence.clone());
-        attempt.close(AttemptState::Lost, verdict, self.clock.now());
-        let failure = Failure {
-            code: Code::OutcomeUnknown,
-            detail: format!("{}: {}; it was not sent again", attempt.provider, attempt.evidence),
-            billed: Billing::Unknown,
-            provider: attempt.failure.as_ref().and_then(|failure| failure.provider.clone()),
-        };
-        let now = self.clock.now();
-        self.save(task, Step::new(Event::Fail(failure), now).closing(attempt)).await;
-    }
-
     /// Asks how an accepted job stands.
     async fn poll(&self, task: Box<Task>) {
         let now = self.clock.now();
@@ -81,16 +57,24 @@ impl Inner {
         }
         let pace = lane.provider.pace();
         let next = (now + next_poll(&pace, task.state.tries)).min(task.deadline_at);
-        let answer = lane.provider.check(&Asked { handle: &handle, request: &task.request }).await;
+        let mut task = task;
+        if task.state.stopping == Some(Stopping::Wanted) {
+            self.ask_to_stop(&mut task, lane, &handle).await;
+        }
+        let answer = self.check(lane, &attempt, &handle, &task.request).await;
         crash("poll.answered");
         match answer {
             Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,
             Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
+            Ok(Progress::Failed(error)) if task.state.stopping.is_some() => {
+                attempt.failure = Some(failure(&error));
+                attempt.close(AttemptState::Failed, error.verdict, now);
+                self.save(task, Step::new(Event::Cancel, now).closing(attempt)).await;
+            }
             // Links may lag behind the word "completed".
             Ok(Progress::Failed(error))
                 if error.kind == Kind::NoImage && task.state.empty_handed < ASK_AGAIN =>
             {
-                let mut task = task;
                 task.state.empty_handed += 1;
                 self.stay(task, None, now + Duration::from_secs(20)).await;
             }
@@ -102,7 +86,7 @@ impl Inner {
             Err(error) if error.kind == Kind::Missing => {
                 let since = task.state.since.unwrap_or(task.created_at);
                 if now.since(since) > MISSING_FOR {
-                    attempt.failure = Some(failure(&error));
+                    attempt.look_at = Some(now + LOOK_RARELY);
                     self.over(task, attempt, AttemptState::Lost, error).await;
                 } else {
                     self.stay(task, None, next).await;
@@ -116,7 +100,34 @@ impl Inner {
         }
     }
 
+    /// Asks a provider about a job. One that only a callback named must also show the address we planted.
+    pub(super) async fn check(
+        &self,
+        lane: &Lane,
+        attempt: &Attempt,
+        handle: &str,
+        request: &GenerateRequest,
+    ) -> Result<Progress, ProviderError> {
+        let hinted = attempt.handle.as_deref() != Some(handle) && attempt.token_hash.is_some();
+        let hook = hinted.then(|| self.links.hook(&attempt.provider, attempt.id));
+        let callback = hook.as_ref().map(|hook| hook.url.as_str());
+        lane.provider.check(&Asked { handle, request, callback }).await
+    }
+
+    /// Passes a caller's wish to the provider, once. Whatever it answers, the next look tells what became of the job.
+    async fn ask_to_stop(&self, task: &mut Task, lane: &Lane, handle: &str) {
+        task.state.stopping = Some(Stopping::Asked);
+        match lane.provider.cancel(handle).await {
+            Ok(agreed) => tracing::info!(task.id = %task.id, agreed, "the provider was asked to stop"),
+            Err(error) => {
+                tracing::warn!(task.id = %task.id, %error, "the provider could not be asked to stop");
+            }
+        }
+    }
+
     async fn out_of_time(&self, task: Box<Task>, mut attempt: Attempt) {
+        // The task is over, the job is not: what it makes is still brought here.
+        attempt.look_at = Some(self.clock.now() + LOOK_AFTER);
         let verdict = Verdict::new(Billing::Unknown, "still at work when the deadline passed");
         attempt.close(AttemptState::Lost, verdict, self.clock.now());
         let failure = Failure {
@@ -153,6 +164,7 @@ impl Inner {
         }
         if attempt.state != AttemptState::Succeeded {
             self.observed.succeeded(&attempt.provider, now.since(attempt.started_at));
+            self.note(&attempt.provider, &attempt.provider_model, Outcome::Good).await;
         }
         attempt.handle = done.handle.or(attempt.handle);
         attempt.close(AttemptState::Succeeded, done.verdict, now);
@@ -212,21 +224,8 @@ impl Inner {
     }
 
     async fn keep(&self, task: Box<Task>, here: Vec<Option<Saved>>) {
-        let images: Vec<StoredImage> = here
-            .into_iter()
-            .zip(&task.state.outputs)
-            .filter_map(|(saved, output)| Some((saved?, output.kind)))
-            .zip(0u32..)
-            .map(|((saved, kind), index)| StoredImage {
-                index,
-                sha256: saved.sha256,
-                media_type: saved.header.media_type,
-                width: saved.header.width,
-                height: saved.header.height,
-                bytes: saved.bytes,
-                kind,
-            })
-            .collect();
+        let kinds = task.state.outputs.iter().map(|output| output.kind);
+        let images = pictures(here.into_iter().zip(kinds), 0, false);
         let partial = images.len() < task.state.outputs.len() || images.len() < task.request.count() as usize;
         let step = self.closing(&task, Step::new(Event::Save { partial }, self.clock.now())).await;
         crash("bytes.stored");
@@ -263,63 +262,8 @@ impl Inner {
         self.save(task, step).await;
     }
 
-    /// The attempt is over without a picture: another may follow if this one cost nothing.
-    pub(super) async fn over(
-        &self,
-        mut task: Box<Task>,
-        mut attempt: Attempt,
-        state: AttemptState,
-        error: ProviderError,
-    ) {
-        let now = self.clock.now();
-        self.observed.failed(&attempt.provider, error.kind);
-        attempt.failure = Some(failure(&error));
-        attempt.close(state, error.verdict.clone(), now);
-        let next = if attempt.billed == Billing::No { self.follow(&mut task, &error) } else { None };
-        tracing::info!(
-            task.id = %task.id, provider.id = attempt.provider, attempt.n = attempt.number, error.kind = ?error.kind,
-            billed = attempt.billed.as_str(), again = next.is_some(), detail = error.detail, "an attempt ended without a picture"
-        );
-        let event = match next {
-            Some(_) => Event::Retry,
-            None => Event::Fail(failure(&error)),
-        };
-        self.save(task, Step::new(event, next.unwrap_or(now)).closing(attempt)).await;
-    }
-
-    /// When the task may be sent again, and by which route; `None` when it may not.
-    fn follow(&self, task: &mut Task, error: &ProviderError) -> Option<Millis> {
-        let now = self.clock.now();
-        let taken = task.state.route.clone()?;
-        let current = task.state.candidates.iter_mut().find(|one| {
-            one.route.provider == taken.provider && one.route.provider_model == taken.provider_model
-        })?;
-        let pause = match error.kind.follow() {
-            Follow::Stop => return None,
-            Follow::Next => {
-                current.out = true;
-                Duration::ZERO
-            }
-            Follow::Again(most) => {
-                current.out = current.sends >= most;
-                backoff(Duration::from_millis(500), current.sends, Duration::from_secs(30))
-            }
-            Follow::Rest => {
-                current.out = current.sends >= 5;
-                error.retry_after.unwrap_or_else(|| {
-                    backoff(Duration::from_secs(1), current.sends, Duration::from_secs(30))
-                })
-            }
-        };
-        let next = task.state.candidates.iter().find(|one| !one.out)?;
-        let pause = if next.route.provider == taken.provider { pause } else { Duration::ZERO };
-        task.lane.clone_from(&next.route.provider);
-        let again = now + pause;
-        (again < task.start_by).then_some(again)
-    }
-
     /// The attempt in hand.
-    async fn attempt(&self, task: &Task) -> Option<Attempt> {
+    pub(super) async fn attempt(&self, task: &Task) -> Option<Attempt> {
         match self.store.attempt(task.state.attempt?).await {
             Ok(attempt) => attempt,
             Err(error) => {
@@ -328,6 +272,26 @@ impl Inner {
             }
         }
     }
+}
+
+/// Those of a provider's pictures that are here, numbered from `first`.
+pub(super) fn pictures(
+    here: impl Iterator<Item = (Option<Saved>, ImageKind)>,
+    first: u32,
+    late: bool,
+) -> Vec<StoredImage> {
+    let here = here.filter_map(|(saved, kind)| Some((saved?, kind)));
+    let image = |((saved, kind), index): ((Saved, ImageKind), u32)| StoredImage {
+        index,
+        media_type: saved.header.media_type,
+        width: saved.header.width,
+        height: saved.header.height,
+        bytes: saved.bytes,
+        sha256: saved.sha256,
+        kind,
+        late,
+    };
+    here.zip(first..).map(image).collect()
 }
 
 /// Whether trying again cannot help: the address is closed to us, or what it gives is no picture.
@@ -339,14 +303,4 @@ fn hopeless(error: &BlobError) -> bool {
                 FetchError::Refused(_) | FetchError::TooLarge(_) | FetchError::TooManyRedirects
             )
     )
-}
-
-/// A provider's refusal or failure as callers see it.
-pub(super) fn failure(error: &ProviderError) -> Failure {
-    Failure {
-        code: error.kind.code(),
-        detail: error.detail.clone(),
-        billed: error.verdict.billed,
-        provider: Some(error.words.clone()).filter(|words| !words.name.is_empty()),
-    }
 }

@@ -44,7 +44,7 @@ impl Inner {
             let parts = self.store.parts(task.id).await?;
             let mut images = Vec::new();
             for part in parts.iter().filter(|part| part.phase == Phase::Succeeded) {
-                images.extend(self.store.images(part.id).await?);
+                images.extend(self.store.images(part.id).await?.into_iter().filter(|image| !image.late));
             }
             Ok::<_, crate::store::StoreError>((parts, images))
         };

@@ -1,14 +1,21 @@
 //! Floor 3: moves tasks. [`Engine::accept`] takes one in, the worker loop carries each through its phases, and nothing of
 //! it lives in a caller's connection. `worker.rs` is the loop, `drive.rs` one step of one task, `route.rs` the choice of
-//! routes, `lane.rs` what is known of each provider account.
+//! routes, `lane.rs` which provider accounts may be sent to just now.
 
 mod accept;
 mod cancel;
 mod catalog;
+mod crowd;
 mod drive;
 mod gather;
 mod lane;
+mod late;
+mod observed;
+mod pace;
 mod prepare;
+mod reconcile;
+mod retry;
+mod ring;
 mod route;
 mod save;
 mod submit;
@@ -24,12 +31,13 @@ use tokio_util::task::TaskTracker;
 pub use accept::{Acceptance, Caller, Refusal};
 pub use catalog::{Alias, Catalog, Entry};
 pub use lane::LaneView;
-pub use route::{NoRoute, Plan, Planned, Rejected};
+pub use route::{NoRoute, Plan, Planned, Rejected, Standing};
 
 use crate::blobs::Blobs;
 use crate::domain::clock::Clock;
 use crate::domain::id::TaskId;
 use crate::domain::link::Links;
+use crate::domain::task::{Phase, Task};
 use crate::net::Net;
 use crate::net::policy::Refused;
 use crate::providers::Provider;
@@ -55,6 +63,10 @@ pub struct Settings {
     pub deadline: Duration,
     /// How many tasks this process works on at once.
     pub concurrency: usize,
+    /// How many tasks of one tenant may be open.
+    pub open_per_tenant: u32,
+    /// How many tasks may be open in all.
+    pub open_in_all: u32,
 }
 
 /// Everything the engine works with.
@@ -85,7 +97,9 @@ pub struct Engine {
 
 struct Inner {
     parts: Parts,
-    observed: lane::Observed,
+    observed: observed::Observed,
+    known: lane::Known,
+    crowd: crowd::Crowd,
     held: Mutex<HashMap<TaskId, Held>>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -97,6 +111,8 @@ struct Held {
     version: i64,
     /// The lane it is about to be sent on: counted against the lane until the row itself says so.
     starting: Option<String>,
+    /// Whether something happened meanwhile that makes it due again at once.
+    again: bool,
 }
 
 impl std::ops::Deref for Inner {
@@ -110,7 +126,9 @@ impl Engine {
     /// An engine that does not move yet.
     pub fn new(parts: Parts) -> Self {
         let inner = Inner {
-            observed: lane::Observed::default(),
+            observed: observed::Observed::default(),
+            known: lane::Known::default(),
+            crowd: crowd::Crowd::default(),
             held: Mutex::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -154,9 +172,22 @@ impl Engine {
         &self.inner.catalog
     }
 
+    /// The task's place in line, 0 once a provider is at work on it, and the seconds until its pictures can be expected.
+    pub async fn outlook(&self, task: &Task) -> Result<(i64, u64), StoreError> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let needs = inner.usual(&task.lane);
+        if task.phase != Phase::Queued {
+            let spent = task.started_at.map(|at| now.since(at)).unwrap_or_default();
+            return Ok((0, needs.saturating_sub(spent).as_secs().max(1)));
+        }
+        let place = inner.store.ahead(task).await? + 1;
+        Ok((place, (inner.turn(&task.lane, place) + needs).as_secs()))
+    }
+
     /// How every provider account is doing.
     pub async fn lanes(&self) -> Result<Vec<LaneView>, StoreError> {
-        lane::view(&self.inner).await
+        self.inner.view_lanes().await
     }
 }
 

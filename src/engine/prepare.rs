@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Inner;
-use super::lane::backoff;
+use super::pace::backoff;
 use super::route::Planned;
 use super::save::Step;
 use crate::blobs::pixels::{self, PixelError};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::catalog::Entry;
 use crate::domain::catalog::{Offer, Price, Route};
+use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::fit::{Adjustment, fit};
 use crate::domain::money::Usd;
@@ -30,6 +31,19 @@ pub struct Planned {
     pub calls: u32,
     /// What it costs at most, when a price is known.
     pub price: Option<Usd>,
+    /// How its account stands.
+    pub standing: Standing,
+}
+
+/// How a route's account stands at present.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Standing {
+    /// `healthy`, `paused`, `open` or `probing`.
+    pub health: &'static str,
+    /// Until when its circuit is open.
+    pub open_until: Option<Millis>,
+    /// Observed median seconds, once there are any.
+    pub p50: Option<f64>,
 }
 
 impl Planned {
@@ -80,7 +94,6 @@ impl Entry {
     pub(super) fn offer(
         &self,
         request: &GenerateRequest,
-        place: usize,
         reachable: bool,
     ) -> Result<Planned, (Code, Vec<FieldError>)> {
         let routing = &request.routing;
@@ -109,7 +122,7 @@ impl Entry {
                     let taken = RouteTaken {
                         provider: self.provider.clone(),
                         provider_model: self.route.provider_model.clone(),
-                        reason: reason(request, place, price),
+                        reason: String::new(),
                     };
                     return Ok(Planned {
                         taken,
@@ -119,6 +132,7 @@ impl Entry {
                         adjustments: fit.adjustments,
                         calls: fit.calls,
                         price,
+                        standing: Standing::default(),
                     });
                 }
                 // The form that came closest speaks for the route.
@@ -138,14 +152,28 @@ impl Entry {
     }
 }
 
-fn reason(request: &GenerateRequest, place: usize, price: Option<Usd>) -> String {
-    let rank = match (request.routing.strategy.unwrap_or_default(), place) {
-        (Strategy::Cheapest, _) => "cheapest first".to_owned(),
-        (_, 0) => "first in order".to_owned(),
-        (_, place) => format!("number {} in order", place + 1),
+/// Brings routes that can serve a request into the order of its strategy, those with an open circuit last, and says why
+/// each stands where it does.
+pub(super) fn arrange(planned: &mut [Planned], strategy: Strategy) {
+    match strategy {
+        Strategy::Order => {}
+        Strategy::Cheapest => planned.sort_by_key(|one| (one.price.is_none(), one.price)),
+        Strategy::Fastest => planned.sort_by(|one, other| {
+            let time = |one: &Planned| one.standing.p50.unwrap_or(f64::INFINITY);
+            time(one).total_cmp(&time(other))
+        }),
+    }
+    planned.sort_by_key(|one| one.standing.open_until.is_some());
+    let order = match strategy {
+        Strategy::Order => "order",
+        Strategy::Cheapest => "order of price",
+        Strategy::Fastest => "order of time taken",
     };
-    let price = price.map_or_else(|| "price unknown".to_owned(), |price| format!("${price}"));
-    format!("{rank}; {price}")
+    for (place, one) in planned.iter_mut().enumerate() {
+        let rank = if place == 0 { "first".to_owned() } else { format!("number {}", place + 1) };
+        let price = one.price.map_or_else(|| "price unknown".to_owned(), |price| format!("${price}"));
+        one.taken.reason = format!("{rank} in {order}; {}; {price}", one.standing.health);
+    }
 }
 
 /// Input images that lie here and that the provider would have to fetch, though it cannot reach us.

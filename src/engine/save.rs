@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::Inner;
-use super::lane::backoff;
+use super::pace::backoff;
+use super::submit::LOOK_AGAIN;
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::image::StoredImage;
 use crate::domain::task::{Event, Task};
-use crate::store::{Change, StoreError};
+use crate::store::{Change, Gate, StoreError};
 
 /// One step of a task: what happened, and what is written with it.
 #[derive(Debug, Clone)]
@@ -26,12 +27,14 @@ pub(super) struct Step {
     pub images: Vec<StoredImage>,
     /// When the task next owes work.
     pub wake_at: Option<Millis>,
+    /// The lane that must have room for it.
+    pub gate: Option<Gate>,
 }
 
 impl Step {
     /// A step that changes the task alone.
     pub fn new(event: Event, wake_at: Millis) -> Self {
-        Self { event, attempt: None, book: false, images: Vec::new(), wake_at: Some(wake_at) }
+        Self { event, attempt: None, book: false, images: Vec::new(), wake_at: Some(wake_at), gate: None }
     }
 
     /// The same step with an attempt that changed.
@@ -42,6 +45,11 @@ impl Step {
     /// The same step with an attempt that is over.
     pub fn closing(self, attempt: Attempt) -> Self {
         Self { attempt: Some(attempt), book: true, ..self }
+    }
+
+    /// The same step, if the lane has room.
+    pub fn through(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// Whether it tells of something the provider did, and must outlive a lost lease.
@@ -81,12 +89,14 @@ impl Inner {
                 attempt: step.attempt.clone(),
                 images: step.images.clone(),
                 notices: told.into_iter().collect(),
+                gate: step.gate.clone(),
             };
             match self.store.save(change).await {
                 Ok(saved) => {
                     self.saved(&saved);
                     return Some(saved);
                 }
+                Err(StoreError::Closed(until)) => return self.turned_back(task, &step, until).await,
                 Err(StoreError::Stale) => task = self.reread(&task, &step).await?,
                 Err(error) => {
                     tries += 1;
@@ -96,6 +106,16 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Another task took the last room, perhaps on another replica: this one stays in line.
+    async fn turned_back(&self, mut task: Box<Task>, step: &Step, until: Millis) -> Option<Box<Task>> {
+        if let Some(gate) = &step.gate {
+            task.enter_line(gate.lane.clone());
+        }
+        let until = until.max(self.clock.now() + LOOK_AGAIN).min(task.start_by);
+        self.save(task, Step::new(Event::Stay(None), until)).await;
+        None
     }
 
     /// The task as another writer left it, when the step still belongs to it.
@@ -110,10 +130,13 @@ impl Inner {
     }
 
     /// From now on the task is held by its new version, and its row says where it is.
-    fn saved(&self, task: &Task) {
+    pub(super) fn saved(&self, task: &Task) {
         if let Some(held) = self.held().get_mut(&task.id) {
             held.version = task.version;
             held.starting = None;
+        }
+        if task.phase.terminal() && task.parent.is_none() {
+            self.crowd.left(&task.tenant);
         }
     }
 }

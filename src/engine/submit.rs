@@ -5,20 +5,25 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::drive::failure;
+use super::lane::{Way, outcome};
+use super::retry::failure;
 use super::route::Planned;
 use super::save::Step;
 use super::{Inner, Lane};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
+use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::fit::effective;
 use crate::domain::id::AttemptId;
 use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
 use crate::domain::task::{Event, Failure, Output, Source, Task};
-use crate::providers::{Job, Progress, ProviderError, Signal};
+use crate::providers::{Callback, Job, Kind, Progress, ProviderError, Signal};
+use crate::store::Gate;
 
+/// A task that finds no room looks again after no less than this.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Progress is saved at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -34,9 +39,17 @@ impl Inner {
             self.save(task, Step::new(Event::Stay(None), now + Duration::from_mins(1))).await;
             return;
         }
-        let Some((planned, lane)) = self.choose(&mut task) else {
-            let detail = "none of the task's routes is configured any more".to_owned();
-            return self.fail(task, Code::Unservable, detail).await;
+        let (planned, lane) = match self.choose(&mut task) {
+            Choice::Route(planned, lane) => (*planned, lane),
+            Choice::Wait(until) => {
+                let until = until.clamp(now + LOOK_AGAIN, task.start_by);
+                self.save(task, Step::new(Event::Stay(None), until)).await;
+                return;
+            }
+            Choice::Nothing => {
+                let detail = "none of the task's routes is configured any more".to_owned();
+                return self.fail(task, Code::Unservable, detail).await;
+            }
         };
         if !may_spend(&task, planned.price) {
             let detail = "another attempt could cost more than the task may".to_owned();
@@ -46,15 +59,23 @@ impl Inner {
             Ok(inputs) => inputs,
             Err(unfit) => return self.unprepared(task, unfit).await,
         };
-        let attempt = self.intent(&task, &planned);
+        let mut attempt = self.intent(&task, &planned);
+        let rings = self.catalog.reachable && !lane.provider.pace().reconcile.is_zero();
+        let hook = rings.then(|| self.links.hook(&attempt.provider, attempt.id));
+        attempt.token_hash = hook.as_ref().map(|hook| hook.token_hash.clone());
+        let callback = hook.map(|hook| Callback { url: hook.url, secret: hook.secret });
         task.state.effective = effective(&planned.request);
         task.state.adjustments.clone_from(&planned.adjustments);
         task.state.cost.estimated = planned.price;
         let leased = Instant::now();
+        let (provider, model) = (planned.taken.provider.clone(), planned.taken.provider_model.clone());
+        let retry = task.state.candidates.iter().any(|one| one.sends > 0);
         let event = Event::Submit { attempt: attempt.id, route: planned.taken.clone() };
-        let step = Step::new(event, now + self.settings.lease).with(attempt.clone());
+        let gate = Gate { lane: provider.clone(), model, configured: lane.in_flight };
+        let step = Step::new(event, now + self.settings.lease).with(attempt.clone()).through(gate);
         let Some(task) = self.save(task, step).await else { return };
         crash("intent.committed");
+        self.observed.sent(&provider, retry, now);
         let options = planned.request.provider_options.get(&planned.taken.provider);
         let job = Job {
             attempt: attempt.id,
@@ -63,7 +84,7 @@ impl Inner {
             form: &planned.offer.form,
             options,
             inputs: &inputs,
-            callback: None,
+            callback: callback.as_ref(),
             // A process that was stopped and thawed past its lease must not begin to send.
             not_after: leased + self.settings.lease,
         };
@@ -115,27 +136,41 @@ impl Inner {
     }
 
     /// What the answer comes to.
-    async fn answered(&self, task: Box<Task>, mut attempt: Attempt, answer: Result<Progress, ProviderError>) {
+    async fn answered(
+        &self,
+        mut task: Box<Task>,
+        mut attempt: Attempt,
+        answer: Result<Progress, ProviderError>,
+    ) {
         let now = self.clock.now();
         match answer {
             Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
+            Ok(Progress::Pending(pending)) if self.is_bound(&attempt, &pending.handle).await => {
+                tracing::error!(task.id = %task.id, provider.id = attempt.provider, handle = pending.handle, "the provider named a job that is another attempt's");
+                let verdict = Verdict::new(Billing::Unknown, "answered with the id of another attempt's job");
+                let error =
+                    ProviderError::new(Kind::Contract, verdict, "the provider named another attempt's job");
+                attempt.failure = Some(failure(&error));
+                self.unclear(task, attempt, &error).await;
+            }
             Ok(Progress::Pending(pending)) => {
                 attempt.state = AttemptState::Accepted;
                 attempt.handle = Some(pending.handle);
                 attempt.judge(Verdict::new(Billing::Unknown, "accepted; what it costs is known at the end"));
-                let pause = self.lanes.get(&attempt.provider).map(|lane| lane.provider.pace().poll_after);
-                let wake = (now + pause.unwrap_or_default()).min(task.deadline_at);
+                let pace = self.lanes.get(&attempt.provider).map(|lane| lane.provider.pace());
+                task.state.cancels = pace.is_some_and(|pace| pace.cancels);
+                let pause = pace.map(|pace| pace.poll_after).unwrap_or_default();
+                let wake = (now + pause).min(task.deadline_at);
                 self.save(task, Step::new(Event::Accept, wake).with(attempt)).await;
                 crash("handle.committed");
             }
             Ok(Progress::Failed(error)) => self.over(task, attempt, AttemptState::Failed, error).await,
             Err(error) if error.verdict.billed == Billing::Unknown => {
-                attempt.state = AttemptState::Unknown;
                 attempt.failure = Some(failure(&error));
-                attempt.judge(error.verdict.clone());
                 self.observed.failed(&attempt.provider, error.kind);
-                tracing::warn!(task.id = %task.id, provider.id = attempt.provider, %error, "the outcome of a paid call is unknown");
-                self.save(task, Step::new(Event::Lose, now).with(attempt)).await;
+                let (says, _) = outcome(&error, 1);
+                self.note(&attempt.provider, &attempt.provider_model, says).await;
+                self.unclear(task, attempt, &error).await;
             }
             Err(error) => {
                 let sent = error.words.http_status.is_some();
@@ -145,19 +180,32 @@ impl Inner {
         }
     }
 
-    /// The first of the task's routes that is still in question and still configured, planned anew.
-    fn choose(&self, task: &mut Task) -> Option<(Planned, Lane)> {
+    /// Whether a handle is another attempt's. A database that does not answer is no reason to lose a job.
+    pub(super) async fn is_bound(&self, attempt: &Attempt, handle: &str) -> bool {
+        self.store.is_bound(&attempt.provider, handle, attempt.id).await.unwrap_or(false)
+    }
+
+    /// The first of the task's routes that is still in question, still configured and open just now, planned anew.
+    fn choose(&self, task: &mut Task) -> Choice {
+        let now = self.clock.now();
+        let mut opens: Option<Millis> = None;
         for candidate in task.state.candidates.iter_mut().filter(|one| !one.out) {
             let (provider, model) = (&candidate.route.provider, &candidate.route.provider_model);
             let planned = self.catalog.replan(&task.request, &candidate.route);
-            if let (Some(planned), Some(lane)) = (planned, self.lanes.get(provider)) {
-                candidate.sends += 1;
-                return Some((planned, lane.clone()));
+            let Some((planned, lane)) = planned.zip(self.lanes.get(provider)) else {
+                tracing::warn!(task.id = %task.id, provider.id = provider, model, "a planned route is gone");
+                candidate.out = true;
+                continue;
+            };
+            match self.way(provider, model, now) {
+                Way::Open => return Choice::Route(Box::new(planned), lane.clone()),
+                Way::Soon(until) if until < task.start_by => return Choice::Wait(until),
+                Way::Soon(until) | Way::Closed(until) => {
+                    opens = Some(opens.map_or(until, |first| first.min(until)));
+                }
             }
-            tracing::warn!(task.id = %task.id, provider.id = provider, model, "a planned route is gone");
-            candidate.out = true;
         }
-        None
+        opens.map_or(Choice::Nothing, Choice::Wait)
     }
 
     fn intent(&self, task: &Task, planned: &Planned) -> Attempt {
@@ -176,6 +224,8 @@ impl Inner {
             units: None,
             handle: None,
             failure: None,
+            token_hash: None,
+            look_at: None,
             started_at: self.clock.now(),
             finished_at: None,
         }
@@ -188,9 +238,19 @@ impl Inner {
     }
 }
 
+/// Where a queued task goes.
+enum Choice {
+    /// By this route.
+    Route(Box<Planned>, Lane),
+    /// Nowhere before this moment.
+    Wait(Millis),
+    /// Nowhere.
+    Nothing,
+}
+
 /// Whether one more attempt at `price` keeps the task within what it may cost. Without a bound of the caller's, one
 /// possibly billed attempt is all there is.
-fn may_spend(task: &Task, price: Option<Usd>) -> bool {
+pub(super) fn may_spend(task: &Task, price: Option<Usd>) -> bool {
     let spent = task.state.cost.settled + task.state.cost.unresolved;
     match (task.request.routing.max_cost_usd, price) {
         (Some(most), Some(price)) => spent + price <= most,

@@ -1,7 +1,6 @@
 //! The one loop: claim what is due, work on it, repeat. Claiming is leasing: a task whose worker dies becomes due again by
 //! itself, and a worker that lives extends its leases.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +40,9 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, St
     if room == 0 {
         return Ok(Vec::new());
     }
+    engine.count_crowd().await?;
     let until = engine.clock.now() + engine.settings.lease;
-    let tasks = engine.store.claim(Claim { until, limit: room, lanes: open_lanes(engine).await? }).await?;
+    let tasks = engine.store.claim(Claim { until, limit: room, lanes: engine.open_lanes().await? }).await?;
     if !tasks.is_empty() {
         crash("claim.committed");
     }
@@ -51,8 +51,11 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, St
         let starting = (task.phase == Phase::Queued).then(|| task.lane.clone());
         match engine.held().entry(id) {
             // This process still has a worker on it, whose lease ran out while the database was away: it goes first.
-            Entry::Occupied(_) => return None,
-            Entry::Vacant(free) => free.insert(Held { version: task.version, starting }),
+            Entry::Occupied(mut held) => {
+                held.get_mut().again = true;
+                return None;
+            }
+            Entry::Vacant(free) => free.insert(Held { version: task.version, starting, again: false }),
         };
         let worker = Arc::clone(engine);
         Some(engine.tracker.spawn(async move {
@@ -61,7 +64,12 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, St
             drive::run(&worker, Box::new(task)).await;
         }))
     });
-    Ok(work.collect())
+    let mut work: Vec<_> = work.collect();
+    for straggler in engine.store.stragglers(until, room).await? {
+        let worker = Arc::clone(engine);
+        work.push(engine.tracker.spawn(async move { worker.look_for(straggler).await }));
+    }
+    Ok(work)
 }
 
 struct LetGo {
@@ -71,25 +79,17 @@ struct LetGo {
 
 impl Drop for LetGo {
     fn drop(&mut self) {
-        self.engine.held().remove(&self.id);
+        let held = self.engine.held().remove(&self.id);
         self.engine.store.changes().work_due();
+        if held.is_some_and(|held| held.again) {
+            let (engine, id) = (Arc::clone(&self.engine), self.id);
+            self.engine.tracker.spawn(async move {
+                if let Err(error) = engine.store.wake(id).await {
+                    tracing::warn!(task.id = %id, %error, "cannot make a task due; its own time will come");
+                }
+            });
+        }
     }
-}
-
-/// How many more tasks each account may have at its provider.
-async fn open_lanes(engine: &Inner) -> Result<BTreeMap<String, usize>, StoreError> {
-    if engine.settings.hold_submissions {
-        return Ok(BTreeMap::new());
-    }
-    // In this order: a task that is being sent meanwhile is counted twice rather than not at all.
-    let starting = engine.starting();
-    let in_flight = engine.store.in_flight().await?;
-    let room = engine.lanes.iter().map(|(id, lane)| {
-        let sent = in_flight.get(id).copied().unwrap_or(0);
-        let used = usize::try_from(sent).unwrap_or(0) + starting.get(id).copied().unwrap_or(0);
-        (id.clone(), (lane.in_flight as usize).saturating_sub(used))
-    });
-    Ok(room.filter(|(_, room)| *room > 0).collect())
 }
 
 /// Waits until something may be due.

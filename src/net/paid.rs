@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::CONNECT_WITHIN;
+use crate::chaos::planted;
 
 /// Answer heads beyond this are cut off.
 const MAX_HEAD: usize = 64 * 1024;
@@ -44,6 +45,11 @@ pub struct Order {
     /// Past this moment the request is not begun: whoever held the right to send it may have lost it.
     pub not_after: Instant,
 }
+
+/// The answer to a paid call; its body is still to be read.
+pub type Response = http::Response<UnsyncBoxBody<Bytes, BoxError>>;
+/// Why a body broke off.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +114,10 @@ impl Paid {
     }
 
     /// Sends a POST once and answers with the head of what comes back; the body is still to be read.
-    pub async fn post(&self, order: Order) -> Result<http::Response<Incoming>, PaidError> {
+    pub async fn post(&self, order: Order) -> Result<Response, PaidError> {
+        if planted("default_h2_client") {
+            return planted_h2(&order).await;
+        }
         let request = request(&order)?;
         let stream = match timeout(CONNECT_WITHIN, self.dial(&order.url)).await {
             Ok(stream) => stream?,
@@ -132,7 +141,13 @@ impl Paid {
             return Err(PaidError::not_sent(NotSent::TooLate, "the lease on the task had run out"));
         }
         match timeout(order.head_within, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) if planted("follow_307") && response.status().as_u16() == 307 => {
+                let there = response.headers().get(http::header::LOCATION).and_then(|to| to.to_str().ok());
+                let url =
+                    there.and_then(|there| order.url.join(there).ok()).unwrap_or_else(|| order.url.clone());
+                Box::pin(self.post(Order { url, ..order })).await
+            }
+            Ok(Ok(response)) => Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync())),
             Ok(Err(error)) => Err(lost(spell(&error))),
             Err(_) => Err(lost(format!("no answer within {} s", order.head_within.as_secs()))),
         }
@@ -157,6 +172,26 @@ impl Paid {
         })?;
         Ok(Stream::Tls(Box::new(tls)))
     }
+}
+
+/// What this client is not: one that speaks HTTP/2 and sends again as it sees fit.
+#[cfg(feature = "chaos")]
+#[expect(clippy::disallowed_methods, reason = "the mistake that the chaos suite must notice")]
+async fn planted_h2(order: &Order) -> Result<Response, PaidError> {
+    let client = reqwest::Client::builder().http2_prior_knowledge().build();
+    let client = client.map_err(|e| PaidError::not_sent(NotSent::Connect, e))?;
+    let request = client.post(order.url.clone()).headers(order.headers.clone()).body(order.body.clone());
+    match request.send().await {
+        Ok(response) => {
+            Ok(http::Response::from(response).map(|body| body.map_err(BoxError::from).boxed_unsync()))
+        }
+        Err(error) => Err(PaidError::Unknown { sent: 1, detail: spell(&error) }),
+    }
+}
+
+#[cfg(not(feature = "chaos"))]
+async fn planted_h2(order: &Order) -> Result<Response, PaidError> {
+    std::future::ready(Err(PaidError::not_sent(NotSent::Connect, order.url.scheme()))).await
 }
 
 fn request(order: &Order) -> Result<http::Request<Full<Bytes>>, PaidError> {

@@ -2,6 +2,7 @@
 //! judges refusals by the error map. Adapters see answers, never sockets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::answer::{self, Answer, words};
-use super::errors::{On, Rows};
+use super::errors::{On, Rows, Strange};
 use super::sse::{self, Cut};
 use super::{Kind, ProviderError, Wire};
 use crate::domain::attempt::{Billing, Verdict};
@@ -58,6 +59,8 @@ pub struct Account {
     pub net: Net,
     /// What its refusals mean.
     pub rows: Rows,
+    /// Answers that no row knew.
+    pub strange: Arc<Strange>,
 }
 
 /// An upstream request, for people to read.
@@ -158,15 +161,11 @@ impl Account {
 
     /// Judges an answer by words found in it.
     pub fn judge_words(&self, on: On, answer: &Answer, code: Option<String>, message: &str) -> ProviderError {
-        let (kind, billed) = self.rows.judge(on, answer, code.as_deref(), message);
+        let judged = self.rows.judge(on, answer, code.as_deref(), message);
+        let (kind, billed) = (judged.is, judged.billed);
         let message = self.redact(message);
         if kind == Kind::Garbled {
-            tracing::warn!(
-                provider.id = self.id,
-                http.status = answer.status,
-                provider.code = code,
-                "an answer no row of the error map knows"
-            );
+            self.strange.note(&self.id, answer.status, code.as_deref());
         }
         let evidence = match (answer.whole, code.as_deref()) {
             (true, Some(code)) => format!("HTTP {} with code {code}", answer.status),
@@ -185,7 +184,7 @@ impl Account {
                 message: (!message.is_empty()).then_some(message),
             },
             retry_after: answer.retry_after,
-            handle: None,
+            window: judged.window_s.map(Duration::from_secs),
         }
     }
 

@@ -87,6 +87,7 @@ pub fn adapter(kind: &str, dialect: Option<&str>, base: &str) -> Arc<dyn Provide
         poll_max: None,
         net: Net::open(Policy::default(), Arc::new(SystemLookup), Vec::new()).unwrap(),
         rows: Rows::read(entry.errors, kind).unwrap(),
+        strange: Arc::default(),
     };
     (entry.open)(account, &Options { dialect: dialect.map(str::to_owned) }).unwrap()
 }
@@ -124,7 +125,7 @@ pub async fn check(
 ) -> String {
     let adapter = adapter(kind, dialect, &serve(canned, usize::MAX).await);
     let request = GenerateRequest { prompt: prompt.to_owned(), ..GenerateRequest::default() };
-    summary(&adapter.check(&Asked { handle, request: &request }).await)
+    summary(&adapter.check(&Asked { handle, request: &request, callback: None }).await)
 }
 
 /// The request an adapter would send for a `/generate` body.

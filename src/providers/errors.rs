@@ -1,10 +1,14 @@
 //! The error map as data: rows of (call, status, code, words, shape) → kind of trouble and billing. A provider's own
 //! rows, from its own `errors.toml`, come before the common ones of `errors.toml`; the first that matches decides.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use serde::Deserialize;
 
 use super::Kind;
 use super::answer::Answer;
+use crate::chaos::planted;
 use crate::domain::attempt::Billing;
 
 const COMMON: &str = include_str!("errors.toml");
@@ -49,10 +53,20 @@ pub struct Row {
     says: Vec<String>,
     #[serde(default)]
     shape: Vec<Shape>,
+    is: Kind,
+    billed: Billing,
+    window_s: Option<u64>,
+}
+
+/// What an answer comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
     /// The kind of trouble.
     pub is: Kind,
     /// Whether it was charged.
     pub billed: Billing,
+    /// Seconds for which an unknown outcome is looked for, where that is less than the provider's usual time.
+    pub window_s: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -79,10 +93,52 @@ impl Rows {
     }
 
     /// The row an answer falls under: the last row matches everything.
-    pub fn judge(&self, on: On, answer: &Answer, code: Option<&str>, message: &str) -> (Kind, Billing) {
+    pub fn judge(&self, on: On, answer: &Answer, code: Option<&str>, message: &str) -> Judged {
         let message = message.to_lowercase();
         let row = self.0.iter().find(|row| row.matches(on, answer, code, &message));
-        row.map_or((Kind::Garbled, Billing::Unknown), |row| (row.is, row.billed))
+        if answer.status == 502 && planted("retry_on_502") {
+            return Judged { is: Kind::Overloaded, billed: Billing::No, window_s: None };
+        }
+        row.map_or(Judged { is: Kind::Garbled, billed: Billing::Unknown, window_s: None }, |row| Judged {
+            is: row.is,
+            billed: row.billed,
+            window_s: row.window_s,
+        })
+    }
+}
+
+/// Answers no row of the map knows: all are counted, and each new one is logged once.
+#[derive(Debug, Default)]
+pub struct Strange(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    count: u64,
+    logged: HashSet<(u16, Option<String>)>,
+}
+
+impl Strange {
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.lock().count
+    }
+
+    pub(super) fn note(&self, provider: &str, status: u16, code: Option<&str>) {
+        let mut seen = self.lock();
+        seen.count += 1;
+        // A provider that invents a code each time does not fill the memory.
+        if seen.logged.len() < 100 && seen.logged.insert((status, code.map(str::to_owned))) {
+            tracing::warn!(
+                provider.id = provider,
+                http.status = status,
+                provider.code = code,
+                "an answer no row of the error map knows; its like is counted and not logged again"
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

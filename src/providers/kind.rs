@@ -12,6 +12,8 @@ pub enum Follow {
     Again(u32),
     /// The next route.
     Next,
+    /// The next route; without one the task waits for the account to be well again.
+    NextOrRest,
     /// The whole account rests for a while; the task waits for it or takes another route.
     Rest,
     /// Nothing: the task ends.
@@ -57,9 +59,9 @@ kinds! {
     /// The gateway's key was refused.
     Auth => ProviderAuthFailed, Follow::Next, sick: true;
     /// The account has no credit.
-    Quota => ProviderQuotaExhausted, Follow::Next, sick: true;
+    Quota => ProviderQuotaExhausted, Follow::NextOrRest, sick: true;
     /// Turned away at the provider's front door.
-    Blocked => ProviderUnreachable, Follow::Rest, sick: true;
+    Blocked => ProviderUnreachable, Follow::NextOrRest, sick: true;
     /// Too many requests.
     RateLimited => ProviderOverloaded, Follow::Rest, sick: false;
     /// As many tasks at work as the account's plan allows.

@@ -102,6 +102,16 @@ pub trait Provider: Send + Sync {
     /// Asks what became of a submission; free of charge.
     async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError>;
 
+    /// The header in which a callback repeats the attempt's secret, where the provider can do that.
+    fn secret_header(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The job a callback's body names. A hint: it counts for nothing until [`Provider::check`] confirms it.
+    fn named(&self, _body: &Value) -> Option<String> {
+        None
+    }
+
     /// Asks the provider to stop; whether it agreed. By default it cannot.
     async fn cancel(&self, _handle: &str) -> Result<bool, ProviderError> {
         Ok(false)
@@ -119,6 +129,8 @@ pub struct Pace {
     pub reconcile: Duration,
     /// Whether it can be asked to stop.
     pub cancels: bool,
+    /// Whether it is paid by the hour: one call more or less is not charged for, only slow.
+    pub by_the_hour: bool,
 }
 
 /// One submission, in the house's words.
@@ -147,6 +159,8 @@ pub struct Asked<'a> {
     pub handle: &'a str,
     /// The request it was made from.
     pub request: &'a GenerateRequest,
+    /// For a job that only a callback named: the address planted with ours. One that shows another is somebody else's.
+    pub callback: Option<&'a str>,
 }
 
 /// Input images as they travel to the provider.
@@ -297,8 +311,8 @@ pub struct ProviderError {
     pub words: ProviderWords,
     /// How long the provider asks to be left alone.
     pub retry_after: Option<Duration>,
-    /// An id found in an otherwise broken answer.
-    pub handle: Option<String>,
+    /// How long a submission of unknown outcome is looked for, where that is shorter than the provider's usual time.
+    pub window: Option<Duration>,
 }
 
 impl ProviderError {
@@ -310,7 +324,7 @@ impl ProviderError {
             detail: detail.into(),
             words: ProviderWords::default(),
             retry_after: None,
-            handle: None,
+            window: None,
         }
     }
 }

@@ -1,20 +1,34 @@
 //! Attempts as rows: columns for what is looked up, one JSON document for the rest.
 
 use super::backend::{Conn, on};
+use super::claim::count;
 use super::tasks::json;
 use super::{Store, StoreError};
 use crate::domain::attempt::Attempt;
+use crate::domain::clock::Millis;
 use crate::domain::id::{AttemptId, TaskId};
 
-const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, started_at, detail) \
-     VALUES ($1,$2,$3,$4,$5,$6,$7,$8) \
-     ON CONFLICT (id) DO UPDATE SET state = excluded.state, handle = excluded.handle, detail = excluded.detail";
+const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, token_hash, look_at, started_at, detail) \
+     VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) \
+     ON CONFLICT (id) DO UPDATE SET state = excluded.state, handle = excluded.handle, detail = excluded.detail, \
+     look_at = CASE WHEN excluded.state IN ('succeeded', 'failed', 'no_image') THEN NULL \
+     ELSE COALESCE(excluded.look_at, attempts.look_at) END";
+
+/// An attempt whose task does not wait for it any more.
+#[derive(Debug, Clone)]
+pub struct Straggler {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// The id a callback gave.
+    pub hint: Option<String>,
+}
 
 /// Writes an attempt, new or anew.
 pub(super) async fn put(conn: &mut Conn<'_>, attempt: &Attempt) -> Result<(), StoreError> {
     on!(conn, c => sqlx::query(PUT)
         .bind(attempt.id.to_string()).bind(attempt.task.to_string()).bind(i64::from(attempt.number))
         .bind(&attempt.provider).bind(attempt.state.as_str()).bind(&attempt.handle)
+        .bind(&attempt.token_hash).bind(attempt.look_at.map(|at| at.0))
         .bind(attempt.started_at.0).bind(json(attempt))
         .execute(c).await.map(drop))?;
     Ok(())
@@ -40,5 +54,92 @@ impl Store {
         let id = task.to_string();
         let details: Vec<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_all(c).await)?;
         details.iter().map(|detail| read(detail)).collect()
+    }
+
+    /// The attempt a callback's token belongs to.
+    pub async fn attempt_by_token(&self, hash: &str) -> Result<Option<Attempt>, StoreError> {
+        const SQL: &str = "SELECT detail FROM attempts WHERE token_hash = $1";
+        let detail: Option<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(hash).fetch_optional(c).await)?;
+        detail.as_deref().map(read).transpose()
+    }
+
+    /// The id a callback gave for an attempt.
+    pub async fn hint(&self, id: AttemptId) -> Result<Option<String>, StoreError> {
+        const SQL: &str = "SELECT hint FROM attempts WHERE id = $1";
+        let id = id.to_string();
+        let hint: Option<Option<String>> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_optional(c).await)?;
+        Ok(hint.flatten())
+    }
+
+    /// Whether another attempt at this provider has this handle already.
+    pub async fn is_bound(
+        &self,
+        provider: &str,
+        handle: &str,
+        except: AttemptId,
+    ) -> Result<bool, StoreError> {
+        const SQL: &str = "SELECT COUNT(*) FROM attempts WHERE provider = $1 AND handle = $2 AND id <> $3";
+        let id = except.to_string();
+        let others: i64 = on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_scalar(SQL).bind(provider).bind(handle).bind(id).fetch_one(c).await)?;
+        Ok(others > 0)
+    }
+
+    /// Stores what a callback says: the id it names, and that an attempt nobody waits for is worth another look.
+    pub async fn knock(&self, id: AttemptId, named: Option<String>) -> Result<(), StoreError> {
+        const KNOCK: &str = "UPDATE attempts SET hint = COALESCE($2, hint), look_at = CASE \
+             WHEN state IN ('unknown', 'lost', 'rejected', 'not_sent') THEN $3 ELSE look_at END WHERE id = $1";
+        let now = self.clock.now();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    let id = id.to_string();
+                    on!(&mut conn, c => sqlx::query(KNOCK).bind(id).bind(named).bind(now.0).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await?;
+        self.changes.work_due();
+        Ok(())
+    }
+
+    /// Leases attempts that are to be looked for.
+    pub async fn stragglers(&self, until: Millis, limit: usize) -> Result<Vec<Straggler>, StoreError> {
+        macro_rules! lease {
+            ($lock:literal) => {
+                concat!(
+                    "UPDATE attempts SET look_at = $1 WHERE id IN (SELECT id FROM attempts \
+                     WHERE look_at IS NOT NULL AND look_at <= $2 ORDER BY look_at LIMIT $3",
+                    $lock,
+                    ") RETURNING detail, hint"
+                )
+            };
+        }
+        let (now, limit) = (self.clock.now(), count(limit));
+        let due: Vec<(String, Option<String>)> = self
+            .db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    let sql = conn.pick(lease!(""), lease!(" FOR UPDATE SKIP LOCKED"));
+                    Ok(on!(&mut conn, c => sqlx::query_as(sql).bind(until.0).bind(now.0).bind(limit).fetch_all(c).await)?)
+                })
+            })
+            .await?;
+        due.into_iter().map(|(detail, hint)| Ok(Straggler { attempt: read(&detail)?, hint })).collect()
+    }
+
+    /// When an attempt is to be looked for again; `None`: no more.
+    pub async fn look_again(&self, id: AttemptId, at: Option<Millis>) -> Result<(), StoreError> {
+        const AGAIN: &str = "UPDATE attempts SET look_at = $2 WHERE id = $1";
+        let at = at.map(|at| at.0);
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    let id = id.to_string();
+                    on!(&mut conn, c => sqlx::query(AGAIN).bind(id).bind(at).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await
     }
 }

@@ -18,6 +18,7 @@ use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnectio
 
 use super::StoreError;
 use super::writer::Writer;
+use crate::chaos::planted;
 
 /// The migrations, compiled in. A database that is ahead of them is a newer replica's work, and is left alone.
 fn migrations() -> Migrator {
@@ -149,11 +150,13 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
         std::fs::create_dir_all(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
     }
     let lock = if exclusive == Exclusive::Yes { Some(Arc::new(lock(&path)?)) } else { None };
+    // Durability is the product: NORMAL would lose acknowledged tasks at a power cut.
+    let synchronous =
+        if planted("synchronous_off") { SqliteSynchronous::Off } else { SqliteSynchronous::Full };
     let options = options
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // Durability is the product: NORMAL would lose acknowledged tasks at a power cut.
-        .synchronous(SqliteSynchronous::Full)
+        .synchronous(synchronous)
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5));
     let mut writing = SqliteConnection::connect_with(&options).await.map_err(|e| failed(e.to_string()))?;

@@ -72,6 +72,24 @@ impl Store {
         Ok(counts.into_iter().collect())
     }
 
+    /// Makes a task due now that waits for its provider.
+    pub async fn wake(&self, id: TaskId) -> Result<(), StoreError> {
+        const WAKE: &str = "UPDATE tasks SET wake_at = $2 WHERE id = $1 AND wake_at > $2 \
+             AND phase IN ('waiting', 'reconciling', 'gathering', 'storing')";
+        let now = self.clock.now();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    let id = id.to_string();
+                    on!(&mut conn, c => sqlx::query(WAKE).bind(id).bind(now.0).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await?;
+        self.changes.work_due();
+        Ok(())
+    }
+
     /// Makes every task that has not ended due now. Only for a process that is alone: it ends all leases, those of a
     /// process that was killed among them, and undoes timers set by a clock that has since been set back.
     pub async fn wake_all(&self) -> Result<(), StoreError> {
@@ -87,20 +105,13 @@ impl Store {
             .await
     }
 
-    /// How many tasks wait for each lane.
-    pub async fn queued(&self) -> Result<HashMap<String, i64>, StoreError> {
-        const SQL: &str = "SELECT lane, COUNT(*) FROM tasks WHERE phase = 'queued' GROUP BY lane";
-        let counts: Vec<(String, i64)> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
-        Ok(counts.into_iter().collect())
-    }
-
     /// The next moment after the present at which a task's time comes, as far as it is known.
     pub async fn next_wake(&self) -> Result<Option<Millis>, StoreError> {
         const STARTED: &str =
             "SELECT MIN(wake_at) FROM tasks WHERE wake_at IS NOT NULL AND phase <> 'queued'";
         const QUEUED: &str = "SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued' AND wake_at > $1";
         const UNTIL: &str = "SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by > $1";
+        const STRAGGLER: &str = "SELECT MIN(look_at) FROM attempts WHERE look_at IS NOT NULL";
         let now = self.clock.now();
         let mut reader = self.db.reader().await?;
         let started: Option<i64> =
@@ -109,7 +120,9 @@ impl Store {
             on!(&mut reader.conn(), c => sqlx::query_scalar(QUEUED).bind(now.0).fetch_one(c).await)?;
         let until: Option<i64> =
             on!(&mut reader.conn(), c => sqlx::query_scalar(UNTIL).bind(now.0).fetch_one(c).await)?;
-        Ok([started, queued, until].into_iter().flatten().min().map(Millis))
+        let straggler: Option<i64> =
+            on!(&mut reader.conn(), c => sqlx::query_scalar(STRAGGLER).fetch_one(c).await)?;
+        Ok([started, queued, until, straggler].into_iter().flatten().min().map(Millis))
     }
 }
 
@@ -131,7 +144,7 @@ async fn lease(mut conn: Conn<'_>, claim: Claim, now: Millis) -> Result<Vec<Row>
     }
     for (lane, room) in claim.lanes {
         let sql =
-            both!(conn, "phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank LIMIT $3");
+            both!(conn, "phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank, id LIMIT $3");
         let limit = count(room.min(claim.limit.saturating_sub(rows.len())));
         rows.extend::<Vec<Row>>(
             on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).bind(lane).fetch_all(c).await)?,

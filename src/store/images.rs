@@ -16,6 +16,7 @@ struct Row {
     height: i64,
     bytes: i64,
     kind: String,
+    late: bool,
 }
 
 impl TryFrom<Row> for StoredImage {
@@ -31,6 +32,7 @@ impl TryFrom<Row> for StoredImage {
             height: u32::try_from(row.height).unwrap_or_default(),
             bytes: u64::try_from(row.bytes).unwrap_or_default(),
             kind: serde_json::from_value(word(&row.kind)).map_err(bad)?,
+            late: row.late,
             sha256: row.sha256,
         })
     }
@@ -38,8 +40,8 @@ impl TryFrom<Row> for StoredImage {
 
 /// Writes one picture of a task.
 pub(super) async fn put(conn: &mut Conn<'_>, task: &str, image: &StoredImage) -> Result<(), StoreError> {
-    const PUT: &str = "INSERT INTO images (task_id, position, sha256, media_type, width, height, bytes, kind) \
-         VALUES ($1,$2,$3,$4,$5,$6,$7,$8) ON CONFLICT (task_id, position) DO NOTHING";
+    const PUT: &str = "INSERT INTO images (task_id, position, sha256, media_type, width, height, bytes, kind, late) \
+         VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9) ON CONFLICT (task_id, position) DO NOTHING";
     let kind = match image.kind {
         ImageKind::Output => "output",
         ImageKind::Preprocessed => "preprocessed",
@@ -47,7 +49,7 @@ pub(super) async fn put(conn: &mut Conn<'_>, task: &str, image: &StoredImage) ->
     on!(conn, c => sqlx::query(PUT)
         .bind(task).bind(i64::from(image.index)).bind(&image.sha256).bind(image.media_type.as_str())
         .bind(i64::from(image.width)).bind(i64::from(image.height))
-        .bind(i64::try_from(image.bytes).unwrap_or(i64::MAX)).bind(kind)
+        .bind(i64::try_from(image.bytes).unwrap_or(i64::MAX)).bind(kind).bind(image.late)
         .execute(c).await.map(drop))?;
     Ok(())
 }
@@ -55,7 +57,7 @@ pub(super) async fn put(conn: &mut Conn<'_>, task: &str, image: &StoredImage) ->
 impl Store {
     /// A task's pictures, in order.
     pub async fn images(&self, task: TaskId) -> Result<Vec<StoredImage>, StoreError> {
-        const SQL: &str = "SELECT position, sha256, media_type, width, height, bytes, kind FROM images \
+        const SQL: &str = "SELECT position, sha256, media_type, width, height, bytes, kind, late FROM images \
              WHERE task_id = $1 ORDER BY position";
         let id = task.to_string();
         let rows: Vec<Row> =

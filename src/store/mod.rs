@@ -8,21 +8,25 @@ mod claim;
 mod events;
 mod files;
 mod images;
+mod lanes;
 mod list;
+mod queue;
 mod settings;
 mod tasks;
 mod writer;
 
 use std::sync::Arc;
 
+pub use attempts::Straggler;
 pub use backend::Exclusive;
 pub use changes::{Changes, Watch};
 pub use claim::Claim;
 pub use events::EventRow;
+pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
 pub use tasks::{Accepted, Change};
 
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Millis};
 use backend::Db;
 
 /// Why the store did not do what it was asked.
@@ -31,6 +35,9 @@ pub enum StoreError {
     /// Another writer has the task: the caller's copy is old and nothing was written.
     #[error("another writer has taken the task over")]
     Stale,
+    /// The lane takes no task at present; look again at this moment.
+    #[error("the lane takes no task at present")]
+    Closed(Millis),
     /// The database did not answer, or refused to make the write durable. Nothing is promised.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Arc<sqlx::Error>),

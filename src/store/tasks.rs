@@ -3,7 +3,8 @@
 use sqlx::FromRow;
 
 use super::backend::{Conn, on};
-use super::{Store, StoreError, attempts, events, images};
+use super::lanes::{self, Gate};
+use super::{Store, StoreError, attempts, events, images, queue};
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
@@ -22,7 +23,7 @@ pub(super) use columns;
 const INSERT: &str = concat!(
     "INSERT INTO tasks (",
     columns!(),
-    ") VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20) \
+    ", flow) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21) \
      ON CONFLICT (tenant, idempotency_key) DO NOTHING"
 );
 const BY_KEY: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE tenant = $1 AND idempotency_key = $2");
@@ -52,12 +53,14 @@ pub struct Change {
     pub images: Vec<StoredImage>,
     /// What callers are told.
     pub notices: Vec<Notice>,
+    /// The lane that must have room, or nothing is written.
+    pub gate: Option<Gate>,
 }
 
 impl Change {
     /// A change to the task alone.
     pub fn of(task: Box<Task>) -> Self {
-        Self { task, attempt: None, images: Vec::new(), notices: Vec::new() }
+        Self { task, attempt: None, images: Vec::new(), notices: Vec::new(), gate: None }
     }
 }
 
@@ -131,7 +134,8 @@ impl Store {
         Ok(accepted)
     }
 
-    /// Saves one step; [`StoreError::Stale`] and nothing written when the task has moved on. Answers with the task as it
+    /// Saves one step; [`StoreError::Stale`] and nothing written when the task has moved on,
+    /// [`StoreError::Closed`] when its gate is shut. Answers with the task as it
     /// is now.
     pub async fn save(&self, change: Change) -> Result<Box<Task>, StoreError> {
         let now = self.clock.now();
@@ -176,14 +180,16 @@ async fn insert_all(mut conn: Conn<'_>, task: Task, parts: Vec<Task>) -> Result<
     Ok(accepted)
 }
 
-async fn insert(conn: &mut Conn<'_>, task: Task) -> Result<Accepted, StoreError> {
+async fn insert(conn: &mut Conn<'_>, mut task: Task) -> Result<Accepted, StoreError> {
+    let flow = queue::flow(&task);
+    task.rank = queue::rank(conn, &task, &flow).await?;
     let (request, state) = (json(&task.request), json(&task.state));
     let inserted = on!(conn, c => sqlx::query(INSERT)
         .bind(task.id.to_string()).bind(task.parent.map(|id| id.to_string())).bind(&task.tenant).bind(&task.key).bind(&task.idempotency_key)
         .bind(&task.fingerprint).bind(request).bind(&task.model).bind(task.operation.as_str())
         .bind(task.phase.as_str()).bind(&task.lane).bind(task.rank).bind(task.version)
         .bind(task.wake_at.map(|at| at.0)).bind(task.created_at.0).bind(task.started_at.map(|at| at.0))
-        .bind(task.finished_at.map(|at| at.0)).bind(task.start_by.0).bind(task.deadline_at.0).bind(state)
+        .bind(task.finished_at.map(|at| at.0)).bind(task.start_by.0).bind(task.deadline_at.0).bind(state).bind(flow)
         .execute(c).await.map(|done| done.rows_affected()))?;
     if inserted > 0 {
         return Ok(Accepted::Created(Box::new(task)));
@@ -199,6 +205,9 @@ async fn insert(conn: &mut Conn<'_>, task: Task) -> Result<Accepted, StoreError>
 }
 
 async fn update(mut conn: Conn<'_>, change: Change, now: Millis) -> Result<Box<Task>, StoreError> {
+    if let Some(gate) = &change.gate {
+        lanes::pass(&mut conn, gate, now).await?;
+    }
     let mut task = change.task;
     let (id, state) = (task.id.to_string(), json(&task.state));
     let updated = on!(&mut conn, c => sqlx::query(UPDATE)

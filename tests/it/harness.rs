@@ -72,6 +72,8 @@ impl Gateway {
 
     /// The same, with more configuration.
     pub async fn configured(db: Db, more: &str) -> Self {
+        // What the gateway complains of is shown with a failing test.
+        let _ = tracing_subscriber::fmt().with_env_filter("easel=error").with_test_writer().try_init();
         let clock = Arc::new(TestClock::at(Millis(1_790_000_000_000)));
 
         Self::with_clock(db, more, Arc::clone(&clock), Arc::clone(&clock) as Arc<dyn Clock>).await
@@ -98,7 +100,8 @@ impl Gateway {
         let listener = listen().await;
         let address = listener.local_addr().unwrap();
         let file = folder.path().join("easel.toml");
-        let text = configuration(&store_url(db, &folder).await, &simulator.url(), &folder, more);
+        let more = more.replace("{gateway}", &format!("http://{address}"));
+        let text = configuration(&store_url(db, &folder).await, &simulator.url(), &folder, &more);
         std::fs::write(&file, text).unwrap();
         let config = Config::load(Some(&file), &BTreeMap::new()).unwrap();
         let around = Surroundings { clock, lookup: Arc::new(SystemLookup), migrate: true };

@@ -93,6 +93,7 @@ impl Provider for ImagePipeline {
             poll_max: self.account.poll_max.unwrap_or(Duration::from_secs(15)),
             reconcile: Duration::from_mins(10),
             cancels: false,
+            by_the_hour: true,
         }
     }
 
@@ -108,6 +109,10 @@ impl Provider for ImagePipeline {
                 Err(ProviderError::new(Kind::Garbled, unknown("a stream where a job was expected"), detail))
             }
         }
+    }
+
+    fn named(&self, body: &Value) -> Option<String> {
+        (self.dialect.read)(body)?.handle
     }
 
     async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError> {

@@ -53,6 +53,7 @@ impl Provider for Flux {
             poll_max: self.account.poll_max.unwrap_or(Duration::from_secs(15)),
             reconcile: Duration::from_mins(15),
             cancels: true,
+            by_the_hour: false,
         }
     }
 
@@ -98,6 +99,15 @@ impl Provider for Flux {
         }
     }
 
+    fn secret_header(&self) -> Option<&'static str> {
+        Some("x-webhook-secret")
+    }
+
+    fn named(&self, body: &Value) -> Option<String> {
+        let data = body.get("data").filter(|data| data.is_object()).unwrap_or(body);
+        data.get("task_id").and_then(Value::as_str).and_then(handle)
+    }
+
     async fn cancel(&self, handle: &str) -> Result<bool, ProviderError> {
         // Documented for other models of PiAPI and for pending tasks only: any other answer means no.
         let answer = self
@@ -123,57 +133,28 @@ impl Flux {
     /// What a task object says.
     fn read(&self, id: &str, data: &Value, answer: &Answer, asked: Option<&Asked<'_>>) -> Progress {
         let word = data.get("status").and_then(Value::as_str).unwrap_or_default();
-        match status::read(&self.account.id, word) {
+        let status = status::read(&self.account.id, word);
+        match status {
+            // A result for other words than ours is somebody else's picture.
+            _ if asked.is_some_and(|asked| !is_ours(asked, data, status == Status::Done)) => {
+                tracing::error!(
+                    provider.id = self.account.id,
+                    handle = id,
+                    "this task was made for somebody else"
+                );
+                let verdict = unknown("the task shows another prompt or another callback");
+                let detail = "the provider's task belongs to somebody else";
+                Progress::Failed(ProviderError::new(Kind::Contract, verdict, detail))
+            }
             Status::Pending => {
                 let percent = data.get("progress").and_then(Value::as_f64).filter(|percent| *percent > 0.0);
                 #[expect(clippy::cast_possible_truncation, reason = "a fraction for display")]
                 let progress = percent.map(|percent| (percent / 100.0).min(1.0) as f32);
                 Progress::Pending(Pending { handle: id.to_owned(), progress })
             }
-            Status::Done => self.done(id, data, asked),
+            Status::Done => done(id, data, asked),
             Status::Failed | Status::Canceled => Progress::Failed(self.failed(data, answer)),
         }
-    }
-
-    fn done(&self, id: &str, data: &Value, asked: Option<&Asked<'_>>) -> Progress {
-        let (units, charged) = usage(data);
-        let evidence = match charged {
-            Some(_) => "the task's usage".to_owned(),
-            None => "completed, without usage: priced by the catalogue".to_owned(),
-        };
-        let verdict = Verdict {
-            billed: Billing::Yes,
-            charged: charged.filter(|usd| *usd > Usd::ZERO),
-            units,
-            evidence,
-        };
-        // A result for other words than ours is somebody else's picture.
-        let echoed = data.pointer("/input/prompt").and_then(Value::as_str).filter(|echo| !echo.is_empty());
-        if let (Some(echoed), Some(asked)) = (echoed, asked)
-            && echoed.trim() != asked.request.prompt.trim()
-        {
-            tracing::error!(
-                provider.id = self.account.id,
-                handle = id,
-                "the task of this handle was made for another prompt"
-            );
-            return Progress::Failed(ProviderError::new(
-                Kind::Contract,
-                unknown("the task shows another prompt"),
-                "the provider's task belongs to another prompt",
-            ));
-        }
-        let preprocessed = asked
-            .is_some_and(|asked| asked.request.controls.iter().any(|control| control.return_preprocessed));
-        let images = pictures(data, preprocessed);
-        if images.is_empty() {
-            return Progress::Failed(ProviderError::new(
-                Kind::NoImage,
-                verdict,
-                "the task completed without a picture",
-            ));
-        }
-        Progress::Done(Done { handle: Some(id.to_owned()), images, verdict })
     }
 
     /// The reason often stands in the logs alone.
@@ -222,6 +203,27 @@ impl Flux {
     }
 }
 
+fn done(id: &str, data: &Value, asked: Option<&Asked<'_>>) -> Progress {
+    let (units, charged) = usage(data);
+    let evidence = match charged {
+        Some(_) => "the task's usage".to_owned(),
+        None => "completed, without usage: priced by the catalogue".to_owned(),
+    };
+    let verdict =
+        Verdict { billed: Billing::Yes, charged: charged.filter(|usd| *usd > Usd::ZERO), units, evidence };
+    let preprocessed =
+        asked.is_some_and(|asked| asked.request.controls.iter().any(|control| control.return_preprocessed));
+    let images = pictures(data, preprocessed);
+    if images.is_empty() {
+        return Progress::Failed(ProviderError::new(
+            Kind::NoImage,
+            verdict,
+            "the task completed without a picture",
+        ));
+    }
+    Progress::Done(Done { handle: Some(id.to_owned()), images, verdict })
+}
+
 /// The line that says most about a failure: logs are full of steps, and the error itself may only say that there was one.
 fn telling<'t>(said: &[&'t str]) -> Option<&'t str> {
     const WORDS: [&str; 7] =
@@ -234,6 +236,26 @@ fn telling<'t>(said: &[&'t str]) -> Option<&'t str> {
 fn blames_the_input(said: &[&str]) -> bool {
     let said = said.join(" ").to_lowercase();
     ["failed to download", "hard to download", "image dimension"].iter().any(|phrase| said.contains(phrase))
+}
+
+/// Whether a task shows the callback we gave it, and once it is done our words, as far as it shows any.
+fn is_ours(asked: &Asked<'_>, data: &Value, done: bool) -> bool {
+    let echo = |pointer: &str| {
+        data.pointer(pointer).and_then(Value::as_str).map(str::trim).filter(|echo| !echo.is_empty())
+    };
+    let words = echo("/input/prompt").is_none_or(|prompt| same_words(prompt, &asked.request.prompt));
+    let callback = echo("/config/webhook_config/endpoint").zip(asked.callback);
+    (words || !done) && callback.is_none_or(|(echoed, planted)| echoed == planted)
+}
+
+/// Whether one text is the other, or its beginning, but for white space, punctuation and case: an echo may be tidied or cut,
+/// and a picture of ours must not be lost to that.
+fn same_words(echo: &str, ours: &str) -> bool {
+    let bare = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let (echo, ours) = (bare(echo), bare(ours));
+    if echo.is_empty() { ours.is_empty() } else { ours.starts_with(&echo) }
 }
 
 /// The task object: under `data`, or the whole body where there is no envelope.

@@ -63,6 +63,7 @@ impl Provider for Chat {
             poll_max: Duration::ZERO,
             reconcile: Duration::ZERO,
             cancels: false,
+            by_the_hour: false,
         }
     }
 

@@ -55,6 +55,7 @@ impl Provider for Images {
             poll_max: Duration::ZERO,
             reconcile: Duration::ZERO,
             cancels: false,
+            by_the_hour: false,
         }
     }
 

@@ -49,7 +49,7 @@ impl Provider for Scripted {
 
     fn pace(&self) -> Pace {
         let (poll_after, poll_max) = (Duration::from_secs(1), Duration::from_secs(10));
-        Pace { poll_after, poll_max, reconcile: Duration::ZERO, cancels: false }
+        Pace { poll_after, poll_max, reconcile: Duration::ZERO, cancels: false, by_the_hour: false }
     }
 
     fn request(&self, job: &Job<'_>) -> Wire {

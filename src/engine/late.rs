@@ -1,0 +1,179 @@
+//! Attempts whose task has ended without them: still at work when the deadline passed, or found by a callback after they
+//! had been given up. What they make is brought here as a late result, and the books are set right.
+
+use std::time::Duration;
+
+use super::Inner;
+use super::drive::pictures;
+use super::retry::failure;
+use crate::blobs::{BlobError, Saved};
+use crate::chaos::crash;
+use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
+use crate::domain::id::TaskId;
+use crate::domain::image::{ImageKind, StoredImage};
+use crate::domain::task::{Event, Late, Task};
+use crate::providers::{Done, Kind, MadeSource, Progress};
+use crate::store::{Change, StoreError, Straggler};
+
+/// A job that outlived its task is asked about this often…
+pub(super) const LOOK_AFTER: Duration = Duration::from_mins(1);
+/// …one the provider denies knowing, this often…
+pub(super) const LOOK_RARELY: Duration = Duration::from_hours(1);
+/// …and for so long after it was sent.
+const LOOK_FOR: Duration = Duration::from_hours(24);
+/// Late pictures are numbered from here, by attempt, so that they never take the place of others.
+const NUMBERED_FROM: u32 = 100;
+
+/// What became of a look.
+enum Found {
+    /// Nothing yet; look again after this.
+    Nothing(Duration),
+    /// It has ended, with or without pictures.
+    End(Box<Attempt>, Vec<(Saved, ImageKind)>),
+}
+
+impl Inner {
+    /// Looks for a straggler, and saves what is found.
+    pub(super) async fn look_for(&self, straggler: Straggler) {
+        let (now, id) = (self.clock.now(), straggler.attempt.id);
+        let looked = match self.find(&straggler).await {
+            Ok(Some(Found::End(attempt, pictures))) => {
+                self.enter_late(&straggler.attempt, *attempt, &pictures).await
+            }
+            Ok(Some(Found::Nothing(pause))) if now.since(straggler.attempt.started_at) < LOOK_FOR => {
+                self.store.look_again(id, Some(now + pause)).await
+            }
+            Ok(Some(Found::Nothing(_)) | None) => self.store.look_again(id, None).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = looked {
+            tracing::error!(attempt.id = %id, %error, "cannot look for a late result; trying again when the lease ends");
+        }
+    }
+
+    /// `None`: there is nothing to look for.
+    async fn find(&self, straggler: &Straggler) -> Result<Option<Found>, StoreError> {
+        let attempt = &straggler.attempt;
+        let Some(task) = self.store.task(attempt.task).await? else { return Ok(None) };
+        if attempt.state.told() {
+            return Ok(None);
+        }
+        if !task.phase.terminal() {
+            if attempt.state == AttemptState::Accepted && task.state.attempt == Some(attempt.id) {
+                // It looks itself.
+                return Ok(None);
+            }
+            return Ok(Some(Found::Nothing(Duration::from_secs(5))));
+        }
+        let handle = attempt.handle.clone().or_else(|| straggler.hint.clone());
+        let Some((handle, lane)) = handle.zip(self.lanes.get(&attempt.provider)) else { return Ok(None) };
+        let mut attempt = attempt.clone();
+        let found = match self.check(lane, &attempt, &handle, &task.request).await {
+            Ok(Progress::Done(done)) => {
+                attempt.handle = Some(handle);
+                self.late_pictures(attempt, done).await
+            }
+            Ok(Progress::Failed(error)) if error.kind == Kind::Contract => return Ok(None),
+            Ok(Progress::Failed(error)) => {
+                attempt.handle = Some(handle);
+                attempt.failure = Some(failure(&error));
+                attempt.close(AttemptState::Failed, error.verdict, self.clock.now());
+                Found::End(Box::new(attempt), Vec::new())
+            }
+            Err(error) if error.kind == Kind::Missing => Found::Nothing(LOOK_RARELY),
+            Ok(Progress::Pending(_)) | Err(_) => Found::Nothing(LOOK_AFTER),
+        };
+        Ok(Some(found))
+    }
+
+    /// Brings the pictures here; all of them or, for now, none.
+    async fn late_pictures(&self, mut attempt: Attempt, done: Done) -> Found {
+        let mut here = Vec::with_capacity(done.images.len());
+        for made in done.images {
+            let saved: Result<Saved, BlobError> = match made.source {
+                MadeSource::Url(url) => self.blobs.fetch(&self.net.guarded, &url).await,
+                MadeSource::Bytes(bytes) => self.blobs.put(bytes).await,
+            };
+            match saved {
+                Ok(saved) => here.push((saved, made.kind)),
+                Err(error) => {
+                    tracing::warn!(attempt.id = %attempt.id, %error, "a late picture has not come");
+                    return Found::Nothing(LOOK_AFTER);
+                }
+            }
+        }
+        attempt.close(AttemptState::Succeeded, done.verdict, self.clock.now());
+        Found::End(Box::new(attempt), here)
+    }
+
+    /// Enters a late end into the books of its task, and of the task it is a part of.
+    async fn enter_late(
+        &self,
+        before: &Attempt,
+        mut after: Attempt,
+        pictures: &[(Saved, ImageKind)],
+    ) -> Result<(), StoreError> {
+        after.look_at = None;
+        if after.billed == Billing::Unknown && after.state == AttemptState::Failed {
+            after.judge(Verdict::new(Billing::Unknown, after.evidence.clone()));
+        }
+        let Some(task) = self.store.task(after.task).await? else { return Ok(()) };
+        crash("late.found");
+        // The whole first: should this process end in between, the attempt is looked for again and the whole knows it.
+        if let Some(whole) = task.parent {
+            self.attach(whole, before, &after, pictures, false).await?;
+        }
+        self.attach(task.id, before, &after, pictures, true).await?;
+        tracing::warn!(
+            task.id = %task.id, provider.id = after.provider, images = pictures.len(), billed = after.billed.as_str(),
+            "what became of an attempt was learned after its task had ended"
+        );
+        Ok(())
+    }
+
+    async fn attach(
+        &self,
+        id: TaskId,
+        before: &Attempt,
+        after: &Attempt,
+        here: &[(Saved, ImageKind)],
+        closes: bool,
+    ) -> Result<(), StoreError> {
+        loop {
+            let Some(mut task) = self.store.task(id).await? else { return Ok(()) };
+            let known = task.state.late.iter().any(|late| late.attempt == after.id);
+            let (mut images, mut told) = (Vec::new(), None);
+            if !known {
+                task.rebook(before, after);
+            }
+            if !known && !here.is_empty() {
+                images = numbered(&task, here);
+                let count = u32::try_from(here.len()).unwrap_or(u32::MAX);
+                let late = Late {
+                    attempt: after.id,
+                    provider: after.provider.clone(),
+                    at: self.clock.now(),
+                    images: count,
+                };
+                // Legal in every phase a task can end in; until its whole has ended, too, it is looked for again.
+                let Ok(notice) = task.apply(Event::Late(late), self.clock.now()) else {
+                    return Err(StoreError::Stale);
+                };
+                told = notice;
+            }
+            let attempt = closes.then(|| after.clone());
+            let change =
+                Change { attempt, images, notices: told.into_iter().collect(), ..Change::of(Box::new(task)) };
+            match self.store.save(change).await {
+                Err(StoreError::Stale) => {}
+                saved => return saved.map(drop),
+            }
+        }
+    }
+}
+
+fn numbered(task: &Task, here: &[(Saved, ImageKind)]) -> Vec<StoredImage> {
+    let before: u32 = task.state.late.iter().map(|late| late.images).sum();
+    let here = here.iter().map(|(saved, kind)| (Some(saved.clone()), *kind));
+    pictures(here, NUMBERED_FROM + before, true)
+}

@@ -1,0 +1,158 @@
+//! Paid calls of unknown outcome. They are looked for, by the ids that callbacks give and the provider confirms, until a
+//! window is over; they are sent again only where that cannot be charged twice.
+
+use super::Inner;
+use super::late::LOOK_AFTER;
+use super::pace::next_poll;
+use super::save::Step;
+use crate::chaos::planted;
+use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
+use crate::domain::clock::Millis;
+use crate::domain::code::Code;
+use crate::domain::request::OnUnknown;
+use crate::domain::task::{Event, Failure, Task};
+use crate::providers::{Kind, Progress, ProviderError};
+
+impl Inner {
+    /// The worker that was submitting is gone, and its answer with it.
+    pub(super) async fn lost(&self, mut task: Box<Task>) {
+        let Some(mut attempt) = self.attempt(&task).await else { return };
+        if planted("resubmit_on_lease_expiry") {
+            self.save(task, Step::new(Event::Retry, self.clock.now())).await;
+            return;
+        }
+        attempt.judge(Verdict::new(Billing::Unknown, "the gateway stopped while the call was under way"));
+        tracing::warn!(task.id = %task.id, attempt.id = %attempt.id, "a paid call was interrupted; its outcome is unknown");
+        task.state.reconcile_until = Some(self.window(&task, &attempt, None));
+        self.lose(task, attempt).await;
+    }
+
+    /// An answer from which nobody can tell whether the provider accepted.
+    pub(super) async fn unclear(&self, mut task: Box<Task>, mut attempt: Attempt, error: &ProviderError) {
+        attempt.judge(error.verdict.clone());
+        tracing::warn!(task.id = %task.id, provider.id = attempt.provider, %error, "the outcome of a paid call is unknown");
+        task.state.reconcile_until = Some(self.window(&task, &attempt, Some(error)));
+        self.lose(task, attempt).await;
+    }
+
+    async fn lose(&self, task: Box<Task>, mut attempt: Attempt) {
+        attempt.state = AttemptState::Unknown;
+        let now = self.clock.now();
+        if let Some(task) =
+            self.save(task, Step::new(Event::Lose, now + self.settings.lease).with(attempt)).await
+        {
+            self.reconcile(task).await;
+        }
+    }
+
+    /// Until when the submission is looked for.
+    fn window(&self, task: &Task, attempt: &Attempt, error: Option<&ProviderError>) -> Millis {
+        let now = self.clock.now();
+        // Without an address to ring at nothing can turn up.
+        if attempt.token_hash.is_none() || task.request.routing.on_unknown == Some(OnUnknown::Fail) {
+            return now;
+        }
+        let usual = self.lanes.get(&attempt.provider).map(|lane| lane.provider.pace().reconcile);
+        let window = error.and_then(|error| error.window).or(usual).unwrap_or_default();
+        (now + window).min(task.deadline_at)
+    }
+
+    /// Looks for a submission of unknown outcome until its window is over.
+    pub(super) async fn reconcile(&self, task: Box<Task>) {
+        let now = self.clock.now();
+        let Some(mut attempt) = self.attempt(&task).await else { return };
+        let hint = match self.store.hint(attempt.id).await {
+            Ok(hint) => hint,
+            Err(error) => {
+                tracing::error!(task.id = %task.id, %error, "cannot read what a callback said; trying again when the lease ends");
+                return;
+            }
+        };
+        let until = task.state.reconcile_until.unwrap_or(now);
+        let hint = match hint {
+            Some(hint) if self.is_bound(&attempt, &hint).await => None,
+            hint => hint,
+        };
+        let Some((handle, lane)) = hint.zip(self.lanes.get(&attempt.provider)) else {
+            if now < until {
+                self.wait_for_news(task, until).await;
+            } else {
+                self.give_up_looking(task, attempt).await;
+            }
+            return;
+        };
+        match self.check(lane, &attempt, &handle, &task.request).await {
+            Ok(Progress::Pending(_)) => {
+                attempt.handle = Some(handle);
+                attempt.state = AttemptState::Accepted;
+                attempt.judge(Verdict::new(
+                    Billing::Unknown,
+                    "found by its callback; what it costs is known at the end",
+                ));
+                let pace = lane.provider.pace();
+                self.save(task, Step::new(Event::Accept, now + pace.poll_after).with(attempt)).await;
+            }
+            Ok(Progress::Done(done)) => {
+                attempt.handle = Some(handle);
+                self.produce(task, attempt, done).await;
+            }
+            Ok(Progress::Failed(error)) if error.kind != Kind::Contract => {
+                attempt.handle = Some(handle);
+                self.over(task, attempt, AttemptState::Failed, error).await;
+            }
+            // Not ours, not known there, or no answer: the hint alone proves nothing.
+            _ if now < until => {
+                let soon = now + next_poll(&lane.provider.pace(), task.state.tries);
+                self.wait_for_news(task, soon.min(until)).await;
+            }
+            _ => {
+                // The hint is followed further, though no longer by the task.
+                attempt.look_at = Some(now + LOOK_AFTER);
+                self.give_up_looking(task, attempt).await;
+            }
+        }
+    }
+
+    async fn wait_for_news(&self, mut task: Box<Task>, until: Millis) {
+        task.state.tries += 1;
+        self.save(task, Step::new(Event::Stay(None), until)).await;
+    }
+
+    /// The window is over: another attempt where that is allowed, else the honest answer.
+    async fn give_up_looking(&self, task: Box<Task>, mut attempt: Attempt) {
+        let now = self.clock.now();
+        let by_the_hour =
+            self.lanes.get(&attempt.provider).is_some_and(|lane| lane.provider.pace().by_the_hour);
+        let verdict = if by_the_hour {
+            Verdict::new(Billing::No, format!("{}; the server is paid by the hour", attempt.evidence))
+        } else {
+            Verdict::new(Billing::Unknown, attempt.evidence.clone())
+        };
+        attempt.close(AttemptState::Lost, verdict, now);
+        let mut booked = task.clone();
+        booked.book(&attempt);
+        if self.may_resubmit(&booked, &attempt, by_the_hour) {
+            tracing::warn!(task.id = %task.id, provider.id = attempt.provider, "sent again: what became of the first call is not known");
+            self.save(task, Step::new(Event::Retry, now).closing(attempt)).await;
+            return;
+        }
+        let failure = Failure {
+            code: Code::OutcomeUnknown,
+            detail: format!("{}: {}; it was not sent again", attempt.provider, attempt.evidence),
+            billed: attempt.billed,
+            provider: attempt.failure.as_ref().and_then(|failure| failure.provider.clone()),
+        };
+        self.save(task, Step::new(Event::Fail(failure), now).closing(attempt)).await;
+    }
+
+    /// Whether a task may be sent once more although nobody knows what became of its last call.
+    fn may_resubmit(&self, task: &Task, attempt: &Attempt, by_the_hour: bool) -> bool {
+        let Some(sends) = task.state.in_hand().map(|candidate| candidate.sends) else { return false };
+        let wanted = match task.request.routing.on_unknown {
+            Some(OnUnknown::Resubmit) => sends < 3,
+            Some(OnUnknown::Hold | OnUnknown::Fail) => false,
+            None => by_the_hour && sends < 2,
+        };
+        wanted && self.clock.now() < task.start_by && super::submit::may_spend(task, attempt.possible_charge)
+    }
+}

@@ -1,0 +1,91 @@
+//! What follows an attempt that ended without a picture: the same route again, another route, or the end of the task. The
+//! only layer that retries; it does so only when the attempt is proven unbilled.
+
+use std::time::Duration;
+
+use super::Inner;
+use super::lane::outcome;
+use super::save::Step;
+use crate::domain::attempt::{Attempt, AttemptState, Billing};
+use crate::domain::clock::Millis;
+use crate::domain::task::{Event, Failure, Task};
+use crate::providers::{Follow, ProviderError};
+
+/// How often a task is sent by one route…
+const SENDS_EACH: u32 = 3;
+/// …and by all of them. Being turned away for lack of room counts towards this one alone.
+const SENDS_IN_ALL: u32 = 5;
+
+impl Inner {
+    /// The attempt is over without a picture: another may follow if this one cost nothing.
+    pub(super) async fn over(
+        &self,
+        mut task: Box<Task>,
+        mut attempt: Attempt,
+        state: AttemptState,
+        error: ProviderError,
+    ) {
+        let now = self.clock.now();
+        self.observed.failed(&attempt.provider, error.kind);
+        attempt.failure = Some(failure(&error));
+        attempt.close(state, error.verdict.clone(), now);
+        let sends = task.state.in_hand().map_or(1, |candidate| candidate.sends);
+        let (says, pause) = outcome(&error, sends);
+        self.note(&attempt.provider, &attempt.provider_model, says).await;
+        let next = match attempt.billed {
+            Billing::No => self.follow(&mut task, &error, pause),
+            Billing::Yes | Billing::Unknown => None,
+        };
+        tracing::info!(
+            task.id = %task.id, provider.id = attempt.provider, attempt.n = attempt.number, error.kind = ?error.kind,
+            billed = attempt.billed.as_str(), again = next.is_some(), detail = error.detail, "an attempt ended without a picture"
+        );
+        let event = match next {
+            Some(_) => Event::Retry,
+            None => Event::Fail(failure(&error)),
+        };
+        self.save(task, Step::new(event, next.unwrap_or(now)).closing(attempt)).await;
+    }
+
+    /// When the task may be sent again, and by which route; `None` when it may not.
+    fn follow(&self, task: &mut Task, error: &ProviderError, pause: Duration) -> Option<Millis> {
+        let now = self.clock.now();
+        let sends_in_all: u32 = task.state.candidates.iter().map(|one| one.sends).sum();
+        let others = task.state.candidates.iter().filter(|one| !one.out).count() > 1;
+        let start_by = task.start_by;
+        let current = task.state.in_hand_mut()?;
+        let mut again = now + pause;
+        current.out = match error.kind.follow() {
+            Follow::Stop => return None,
+            Follow::Next => true,
+            Follow::NextOrRest => others || current.sends >= SENDS_EACH,
+            Follow::Rest => current.sends >= SENDS_IN_ALL || (others && again >= start_by),
+            Follow::Again(most) => {
+                let budget = self.observed.may_retry(&current.route.provider, now);
+                again = again.max(budget);
+                current.sends >= most.min(SENDS_EACH) || (others && budget > now)
+            }
+        };
+        let (lane, out) = (current.route.provider.clone(), current.out);
+        if sends_in_all >= SENDS_IN_ALL {
+            return None;
+        }
+        let next = task.state.candidates.iter_mut().find(|one| !one.out)?;
+        let again = if out { now } else { again };
+        let why = if out { "next in order" } else { "tried again" };
+        next.route.reason = format!("{why} after {} at {lane}", error.kind.code().as_str());
+        let lane = next.route.provider.clone();
+        task.enter_line(lane);
+        (again < start_by).then_some(again)
+    }
+}
+
+/// A provider's refusal or failure as callers see it.
+pub(super) fn failure(error: &ProviderError) -> Failure {
+    Failure {
+        code: error.kind.code(),
+        detail: error.detail.clone(),
+        billed: error.verdict.billed,
+        provider: Some(error.words.clone()).filter(|words| !words.name.is_empty()),
+    }
+}

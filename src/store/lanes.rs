@@ -1,0 +1,97 @@
+//! Provider accounts as rows: what is known of each, shared by all replicas, and the gate a task passes in the very
+//! transaction that writes its intent.
+
+use std::collections::BTreeMap;
+
+use super::backend::{Conn, on};
+use super::tasks::json;
+use super::{Store, StoreError};
+use crate::domain::clock::Millis;
+use crate::domain::lane::{Admission, LaneState};
+
+/// The lane a task is to be sent on.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// Provider id.
+    pub lane: String,
+    /// The model's name there.
+    pub model: String,
+    /// How many tasks may be there at once, as configured.
+    pub configured: u32,
+}
+
+impl Store {
+    /// What is known of every account that has been noted.
+    pub async fn lanes(&self) -> Result<BTreeMap<String, LaneState>, StoreError> {
+        const SQL: &str = "SELECT id, state FROM lanes";
+        let rows: Vec<(String, String)> =
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
+        rows.into_iter().map(|(id, state)| Ok((id, read(&state)?))).collect()
+    }
+
+    /// Changes what is known of an account, and answers with it.
+    pub async fn note_lane<F>(&self, id: &str, note: F) -> Result<LaneState, StoreError>
+    where
+        F: FnOnce(&mut LaneState) + Send + 'static,
+    {
+        let id = id.to_owned();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    let before = lock(&mut conn, &id).await?;
+                    let mut state = before.clone();
+                    note(&mut state);
+                    if state != before {
+                        put(&mut conn, &id, &state).await?;
+                    }
+                    Ok(state)
+                })
+            })
+            .await
+    }
+}
+
+/// Lets one more task through, or says when to look again. Whoever asks next sees this one counted.
+pub(super) async fn pass(conn: &mut Conn<'_>, gate: &Gate, now: Millis) -> Result<(), StoreError> {
+    const AT_WORK: &str =
+        "SELECT COUNT(*) FROM tasks WHERE lane = $1 AND phase IN ('submitting', 'waiting', 'reconciling')";
+    let mut state = lock(conn, &gate.lane).await?;
+    let admission = state.admit(&gate.model, now);
+    if let Admission::Closed(until) = admission {
+        return Err(StoreError::Closed(until));
+    }
+    let at_work: i64 = on!(conn, c => sqlx::query_scalar(AT_WORK).bind(&gate.lane).fetch_one(c).await)?;
+    if at_work >= i64::from(state.limit(gate.configured, now)) {
+        return Err(StoreError::Closed(now));
+    }
+    if admission == Admission::Probe {
+        state.probe(&gate.model, now);
+        put(conn, &gate.lane, &state).await?;
+    }
+    Ok(())
+}
+
+/// Reads an account and keeps other replicas from changing it until the transaction ends.
+async fn lock(conn: &mut Conn<'_>, id: &str) -> Result<LaneState, StoreError> {
+    const FIRST: &str = "INSERT INTO lanes (id, state) VALUES ($1, '{}') ON CONFLICT (id) DO NOTHING";
+    let sql = conn
+        .pick("SELECT state FROM lanes WHERE id = $1", "SELECT state FROM lanes WHERE id = $1 FOR UPDATE");
+    for _ in 0..2 {
+        let state: Option<String> = on!(conn, c => sqlx::query_scalar(sql).bind(id).fetch_optional(c).await)?;
+        if let Some(state) = state {
+            return read(&state);
+        }
+        on!(conn, c => sqlx::query(FIRST).bind(id).execute(c).await.map(drop))?;
+    }
+    Ok(LaneState::default())
+}
+
+async fn put(conn: &mut Conn<'_>, id: &str, state: &LaneState) -> Result<(), StoreError> {
+    const PUT: &str = "UPDATE lanes SET state = $2 WHERE id = $1";
+    on!(conn, c => sqlx::query(PUT).bind(id).bind(json(state)).execute(c).await.map(drop))?;
+    Ok(())
+}
+
+fn read(state: &str) -> Result<LaneState, StoreError> {
+    serde_json::from_str(state).map_err(|e| StoreError::Unreadable(format!("lane: {e}")))
+}
