@@ -297,6 +297,7 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::attempt::Billing;
     use crate::domain::code::Code;
 
     fn events() -> Vec<Event> {
