@@ -152,6 +152,7 @@ impl Inner {
         for made in done.images {
             let source = match made.source {
                 MadeSource::Url(url) => Source::Url(url),
+                MadeSource::Preview(url) => Source::Preview(url),
                 MadeSource::Bytes(bytes) => match self.blobs.put(bytes).await {
                     Ok(saved) => Source::Blob(saved.sha256),
                     Err(error) => {
@@ -196,7 +197,7 @@ impl Inner {
         for output in &mut task.state.outputs {
             let fetched = match &output.source {
                 Source::Blob(sha256) => self.blobs.describe(sha256).await,
-                Source::Url(url) => self.blobs.fetch(&self.net.guarded, url).await,
+                Source::Url(url) | Source::Preview(url) => self.blobs.fetch(&self.net.guarded, url).await,
             };
             match fetched {
                 Ok(saved) => {
@@ -211,9 +212,10 @@ impl Inner {
             }
         }
         let since = task.state.since.unwrap_or(now);
+        let preview = task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)));
         match lacking {
             None => self.keep(task, here).await,
-            Some(error) if now.since(since) >= ASSET_WINDOW || hopeless(&error) => {
+            Some(error) if preview || now.since(since) >= ASSET_WINDOW || hopeless(&error) => {
                 self.give_up(task, here, &error).await;
             }
             Some(_) => {
@@ -250,7 +252,9 @@ impl Inner {
         if here.iter().any(Option::is_some) {
             return self.keep(task, here).await;
         }
+        let preview = task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)));
         let code = match error {
+            _ if preview => Code::NoImageReturned,
             BlobError::Storage(_) | BlobError::Open { .. } => Code::StorageFailed,
             error if hopeless(error) => Code::AssetRejected,
             _ => Code::AssetUnavailable,

@@ -91,7 +91,9 @@ impl Inner {
         let mut here = Vec::with_capacity(done.images.len());
         for made in done.images {
             let saved: Result<Saved, BlobError> = match made.source {
-                MadeSource::Url(url) => self.blobs.fetch(&self.net.guarded, &url).await,
+                MadeSource::Url(url) | MadeSource::Preview(url) => {
+                    self.blobs.fetch(&self.net.guarded, &url).await
+                }
                 MadeSource::Bytes(bytes) => self.blobs.put(bytes).await,
             };
             match saved {

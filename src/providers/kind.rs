@@ -53,7 +53,7 @@ kinds! {
     /// No connection came about.
     Unreachable => ProviderUnreachable, Follow::Again(3), sick: true;
     /// No TLS session came about.
-    Tls => ProviderUnreachable, Follow::Again(2), sick: true;
+    Tls => ProviderUnreachable, Follow::Again(3), sick: true;
     /// Its certificate is not to be trusted.
     Certificate => ProviderUnreachable, Follow::Next, sick: true;
     /// The gateway's key was refused.

@@ -293,6 +293,8 @@ pub struct Made {
 pub enum MadeSource {
     /// At an address.
     Url(String),
+    /// At an address that may be no more than a preview's: worth one try.
+    Preview(String),
     /// In the answer itself.
     Bytes(Bytes),
 }

@@ -12,3 +12,5 @@ mod journey;
 mod process;
 #[cfg(test)]
 mod recorder;
+#[cfg(test)]
+mod retries;

@@ -121,11 +121,15 @@ impl Provider for Flux {
 impl Flux {
     /// A submission answered without a task.
     fn refusal(&self, mut answer: Answer) -> ProviderError {
+        let http = answer.status;
         answer.status = spoken_status(&answer);
         let mut error = self.account.judge(On::Submit, &answer);
         if (200..300).contains(&answer.status) {
             // "success" without an id, or no envelope at all: a task may well exist.
             (error.kind, error.verdict) = (Kind::Garbled, unknown("accepted in form, but without a task id"));
+        } else if (200..300).contains(&http) && error.verdict.billed == Billing::Unknown {
+            // The API itself says no, and names no task: nothing was created.
+            (error.kind, error.verdict.billed) = (Kind::Failed, Billing::No);
         }
         error
     }

@@ -156,6 +156,11 @@ impl Chat {
             error.words = self.words(&telling.content);
             return Err(error);
         }
+        if let Some(url) = links::preview(&telling.content) {
+            let verdict = unknown("complete by its own words, with a preview's link alone");
+            let images = vec![Made { source: MadeSource::Preview(url), kind: ImageKind::Output }];
+            return Ok(Progress::Done(Done { handle: None, images, verdict }));
+        }
         let (kind, detail) = self.classify(&telling.content);
         let evidence = "the answer ended without a picture";
         let verdict = Verdict {

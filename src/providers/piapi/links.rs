@@ -31,7 +31,6 @@ pub(super) fn pictures(content: &str, ours: &[&str]) -> Vec<String> {
             .into_iter()
             .filter(|url| !decoy(url) && ends_as_picture(url) && !ours.iter().any(|own| own.contains(url)))
             .collect(),
-        finished_progress(&text, &links),
     ]
     .into_iter()
     .find(|found| !found.is_empty())
@@ -64,13 +63,16 @@ fn downloads(link: &Link) -> bool {
             || link.url.contains("/cdn/"))
 }
 
-/// `[100](…)`, only once the text says that the picture is complete.
-fn finished_progress<'t>(text: &str, links: &[Link<'t>]) -> Vec<&'t str> {
+/// The last resort where no picture is given: `[100](…)`, once the text says that the picture is complete. Often no more
+/// than a preview that does not open.
+pub(super) fn preview(content: &str) -> Option<String> {
+    let text = without_code(content);
     let lower = text.to_lowercase();
     if !DONE_WORDS.iter().any(|word| lower.contains(word)) {
-        return Vec::new();
+        return None;
     }
-    links.iter().filter(|link| link.text.trim() == "100").map(|link| link.url).collect()
+    let preview = links(&text).into_iter().rfind(|link| link.text.trim() == "100")?;
+    Some(preview.url.to_owned())
 }
 
 fn decoy(url: &str) -> bool {
@@ -160,11 +162,10 @@ mod tests {
             ["https://f.example/cdn/1.png"]
         );
         assert_eq!(found("Here: https://f.example/a.png."), ["https://f.example/a.png"]);
-        assert_eq!(
-            found("Generation complete ✅ [100](https://videos.openai.com/a.webp)"),
-            ["https://videos.openai.com/a.webp"]
-        );
-        assert!(found("Progress [100](https://videos.openai.com/a.webp)").is_empty());
+        let only = "Generation complete ✅ [100](https://videos.openai.com/a.webp)";
+        assert!(found(only).is_empty());
+        assert_eq!(preview(only).as_deref(), Some("https://videos.openai.com/a.webp"));
+        assert_eq!(preview("Progress [100](https://videos.openai.com/a.webp)"), None);
         assert_eq!(
             found("![a](https://w.example/a_(1).png) ![b](https://w.example/b.png \"title\")"),
             ["https://w.example/a_(1).png", "https://w.example/b.png"]
@@ -193,6 +194,7 @@ mod tests {
         fn no_text_panics(text in "[\\[\\]()!` \nhtps:/a.é\u{1f600}]{0,80}") {
             pictures(&text, &[]);
             early(&text, &[]);
+            preview(&text);
         }
     }
 }
