@@ -185,6 +185,8 @@ pub struct Urls {
     /// The task.
     #[serde(rename = "self")]
     pub this: String,
+    /// Server-sent events.
+    pub events: String,
     /// POST here to call it off.
     pub cancel: String,
     /// Every try at a provider.
@@ -288,7 +290,7 @@ pub fn view(task: &Task, images: &[StoredImage], links: &Links, now: Millis) -> 
         error: state.failure.as_ref().map(|failure| Problem::of(id, failure)),
         cancelable: matches!(task.phase, Phase::Queued | Phase::Gathering),
         partial: state.partial,
-        urls: Urls { this: to(""), cancel: to("/cancel"), attempts: to("/attempts") },
+        urls: Urls { this: to(""), events: to("/events"), cancel: to("/cancel"), attempts: to("/attempts") },
         metadata: task.request.metadata.clone(),
     }
 }
