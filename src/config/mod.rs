@@ -34,6 +34,7 @@ pub struct Config {
     pub blobs: Blobs,
     pub net: Net,
     pub engine: Engine,
+    pub webhooks: Webhooks,
     pub routing: Routing,
     pub log: Log,
     #[serde(default)]
@@ -48,6 +49,8 @@ pub struct Server {
     pub listen: SocketAddr,
     pub public_url: String,
     pub max_json_kib: usize,
+    pub heartbeat_s: u32,
+    pub streams_per_tenant: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -113,6 +116,17 @@ pub struct Engine {
     pub drain_s: u32,
     pub deadline_s: u32,
     pub concurrency: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in config.example.toml")]
+pub struct Webhooks {
+    pub timeout_s: u32,
+    pub per_host: usize,
+    pub concurrency: usize,
+    pub retries_per_s: u32,
+    pub schedule_s: Vec<u32>,
+    pub overlap_s: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -222,6 +236,11 @@ impl Config {
             ("engine.concurrency", self.engine.concurrency as u64, 1),
             ("blobs.link_s", u64::from(self.blobs.link_s), 1),
             ("server.max_json_kib", self.server.max_json_kib as u64, 64),
+            ("server.heartbeat_s", u64::from(self.server.heartbeat_s), 1),
+            ("webhooks.timeout_s", u64::from(self.webhooks.timeout_s), 1),
+            ("webhooks.per_host", self.webhooks.per_host as u64, 1),
+            ("webhooks.concurrency", self.webhooks.concurrency as u64, 1),
+            ("webhooks.retries_per_s", u64::from(self.webhooks.retries_per_s), 1),
         ];
         for (name, value, least) in lengths {
             if value < least {

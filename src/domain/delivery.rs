@@ -185,12 +185,12 @@ pub fn tenant_signer(tenant: &str) -> String {
 
 /// The letter about one event: the task as callers see it beside what the event itself has to say. What would make it larger
 /// than 20 KB is left out and named in `truncated`; the task's own address gives the whole.
-pub fn letter(event: &str, at: Millis, task: Value, said: &Value) -> String {
+pub fn letter(event: &str, at: Millis, task: Option<Value>, said: &Value) -> String {
     const SPARE: [&str; 8] =
         ["prompt", "effective", "adjustments", "metadata", "error", "route", "cost", "images"];
     let mut data: Map<String, Value> = said.as_object().cloned().unwrap_or_default();
     let mut left_out = Vec::new();
-    data.insert("task".to_owned(), task);
+    data.extend(task.map(|task| ("task".to_owned(), task)));
     let written =
         |data: &Map<String, Value>| json!({"type": event, "timestamp": at, "data": data}).to_string();
     let mut text = written(&data);
@@ -219,7 +219,17 @@ mod tests {
     fn schedule() -> Schedule {
         let hours = |hours| Duration::from_hours(hours);
         let (minutes, seconds) = (Duration::from_mins(5), Duration::from_secs(5));
-        Schedule(vec![seconds, minutes, minutes * 6, hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)])
+        Schedule(vec![
+            seconds,
+            minutes,
+            minutes * 6,
+            hours(2),
+            hours(5),
+            hours(10),
+            hours(14),
+            hours(20),
+            hours(24),
+        ])
     }
 
     fn owed(event: &str) -> Delivery {
@@ -260,7 +270,11 @@ mod tests {
         }
         for status in [429, 502, 503, 504] {
             assert_eq!(first(Some(status), Some(60)), Sequel::Again(Millis(61_000)), "{status}");
-            assert_eq!(first(Some(status), Some(1)), Sequel::Again(Millis(6_000)), "never sooner than planned");
+            assert_eq!(
+                first(Some(status), Some(1)),
+                Sequel::Again(Millis(6_000)),
+                "never sooner than planned"
+            );
             let day = Millis(1_000) + Duration::from_hours(24);
             assert_eq!(first(Some(status), Some(u64::MAX)), Sequel::Again(day));
         }
@@ -302,12 +316,12 @@ mod tests {
     #[test]
     fn a_large_letter_is_cut_to_what_can_be_asked_for_again() {
         let task = json!({"id": "task_1", "prompt": "\u{1}é".repeat(30_000), "metadata": {"a": "b"}});
-        let text = letter("task.failed", Millis(0), task, &Value::Null);
+        let text = letter("task.failed", Millis(0), Some(task), &Value::Null);
         let value: Value = serde_json::from_str(&text).unwrap();
         assert!(text.len() <= MAX_BODY);
         assert_eq!(value["data"]["truncated"], json!(["prompt"]));
         assert_eq!(value["data"]["task"]["metadata"]["a"], "b");
-        let small = letter("task.attempt", Millis(0), json!({"id": "t"}), &json!({"attempt": 1}));
+        let small = letter("task.attempt", Millis(0), Some(json!({"id": "t"})), &json!({"attempt": 1}));
         let value: Value = serde_json::from_str(&small).unwrap();
         let expected = json!({"type": "task.attempt", "timestamp": "1970-01-01T00:00:00.000Z",
             "data": {"attempt": 1, "task": {"id": "t"}}});
@@ -338,7 +352,7 @@ mod tests {
         fn no_letter_is_too_large(prompt in 0usize..200_000, negative in 0usize..100_000, key in "[a-z\u{1}\"]{0,4000}") {
             let task = json!({"id": "task_1", "status": "failed", "prompt": "\u{1f600}".repeat(prompt / 4),
                 "effective": {"negative_prompt": "\"".repeat(negative)}, "metadata": {key: "v"}});
-            prop_assert!(letter("task.failed", Millis(0), task, &Value::Null).len() <= MAX_BODY);
+            prop_assert!(letter("task.failed", Millis(0), Some(task), &Value::Null).len() <= MAX_BODY);
         }
     }
 }

@@ -74,8 +74,13 @@ mod tests {
     #[test]
     fn it_knows_itself() {
         let links = Links::new("https://gw.example.com/", vec![], Duration::ZERO);
-        assert!(links.leads_here("https://gw.example.com:443/hooks/a") && links.leads_here("https://GW.example.com./"));
-        assert!(!links.leads_here("https://gw.example.com:8443/") && !links.leads_here("https://example.com/"));
+        assert!(
+            links.leads_here("https://gw.example.com:443/hooks/a")
+                && links.leads_here("https://GW.example.com./")
+        );
+        assert!(
+            !links.leads_here("https://gw.example.com:8443/") && !links.leads_here("https://example.com/")
+        );
         assert!(!Links::new("", vec![], Duration::ZERO).leads_here("https://gw.example.com/"));
     }
 

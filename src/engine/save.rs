@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::Inner;
 use super::lane::backoff;
+use crate::chaos::planted;
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::image::StoredImage;
@@ -82,6 +83,9 @@ impl Inner {
                 images: step.images.clone(),
                 notices: told.into_iter().collect(),
             };
+            if planted("webhook_before_commit") {
+                self.send_too_early(&change).await;
+            }
             match self.store.save(change).await {
                 Ok(saved) => {
                     self.saved(&saved);

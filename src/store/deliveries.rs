@@ -20,7 +20,8 @@ macro_rules! columns {
 
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM deliveries d WHERE d.id = $1");
 /// No earlier letter of the same line is owed.
-const NEXT_IN_LINE: &str = "NOT EXISTS (SELECT 1 FROM deliveries e WHERE e.line = d.line AND e.state = 'pending' AND e.seq < d.seq)";
+const NEXT_IN_LINE: &str =
+    "NOT EXISTS (SELECT 1 FROM deliveries e WHERE e.line = d.line AND e.state = 'pending' AND e.seq < d.seq)";
 
 #[derive(FromRow)]
 struct Row {
@@ -125,7 +126,11 @@ impl Store {
     /// are left out.
     pub async fn due(&self, troubled: bool, full: &[String], limit: usize) -> Result<Vec<Due>, StoreError> {
         let places: Vec<String> = (4..4 + full.len()).map(|place| format!("${place}")).collect();
-        let but = if full.is_empty() { String::new() } else { format!("AND d.host NOT IN ({}) ", places.join(",")) };
+        let but = if full.is_empty() {
+            String::new()
+        } else {
+            format!("AND d.host NOT IN ({}) ", places.join(","))
+        };
         let sql = format!(
             "SELECT d.id, d.host FROM deliveries d WHERE d.state = 'pending' AND d.troubled = $1 AND d.wake_at <= $2 \
              {but}AND {NEXT_IN_LINE} ORDER BY d.wake_at LIMIT $3"
@@ -232,7 +237,8 @@ impl Store {
         let mut reader = self.db.reader().await?;
         let mut next = Vec::new();
         for troubled in [false, true] {
-            let at: Option<i64> = on!(&mut reader.conn(), c => sqlx::query_scalar(NEXT).bind(troubled).fetch_one(c).await)?;
+            let at: Option<i64> =
+                on!(&mut reader.conn(), c => sqlx::query_scalar(NEXT).bind(troubled).fetch_one(c).await)?;
             next.extend(at);
         }
         Ok(next.into_iter().min().map(Millis))
@@ -278,10 +284,8 @@ async fn close(mut conn: Conn<'_>, leased: Leased, sequel: Sequel, now: Millis) 
     const CLOSE: &str = "UPDATE deliveries SET state = $3, tries = $4, wake_at = $5, finished_at = $6, log = $7, troubled = $8, \
          version = version + 1 WHERE id = $1 AND version = $2";
     // Those behind it wait as long as it does, so that nobody looks at them in vain.
-    const LATER: &str =
-        "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at < $3";
-    const FREE: &str =
-        "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at > $3";
+    const LATER: &str = "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at < $3";
+    const FREE: &str = "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at > $3";
     const GONE: &str = "UPDATE deliveries SET state = 'disabled', wake_at = NULL, finished_at = $3, version = version + 1 \
          WHERE line = $1 AND state = 'pending' AND seq > $2";
     let one = leased.delivery;

@@ -44,7 +44,8 @@ pub struct Page {
 impl Store {
     /// A page of a tenant's tasks, newest first.
     pub async fn tasks(&self, filter: TaskFilter, limit: usize) -> Result<Page, StoreError> {
-        const ALL: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE parent_id IS NULL AND tenant = $1");
+        const ALL: &str =
+            concat!("SELECT ", columns!(), " FROM tasks WHERE parent_id IS NULL AND tenant = $1");
         const WHICH: &str = " AND id < $2 AND id >= $3 AND ($4 IS NULL OR phase IN ($4, $5, $6, $7, $8)) \
              AND ($9 IS NULL OR model = $9) AND ($10 IS NULL OR lane = $10)";
         // One label leads to its tasks in order; each further one is looked up for these.

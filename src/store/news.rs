@@ -126,7 +126,8 @@ async fn tell(pool: PgPool, mut waiting: mpsc::Receiver<Item>, me: String, stop:
             payloads.push(format!("t{me}{tasks}"));
         }
         for payload in payloads.into_iter().filter(|payload| payload.len() < 8_000) {
-            let told = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(&pool).await;
+            let told =
+                sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(&pool).await;
             if let Err(error) = told {
                 tracing::warn!(%error, "cannot tell the other replicas; their next look finds it");
             }

@@ -35,7 +35,9 @@ impl Store {
         images: &[StoredImage],
     ) -> Result<Vec<Delivery>, StoreError> {
         // A part's caller hears of the whole.
-        let Some(links) = self.links.as_ref().filter(|_| task.parent.is_none()) else { return Ok(Vec::new()) };
+        let Some(links) = self.links.as_ref().filter(|_| task.parent.is_none()) else {
+            return Ok(Vec::new());
+        };
         let mut owed = Vec::new();
         for notice in notices {
             let to = self.addressees(task, notice.name);
@@ -49,7 +51,7 @@ impl Store {
                 images.to_vec()
             };
             let seen = serde_json::to_value(view(task, &kept, links, now)).unwrap_or(Value::Null);
-            let body = letter(notice.name, now, seen, &notice.data);
+            let body = letter(notice.name, now, Some(seen), &notice.data);
             owed.extend(to.into_iter().map(|(webhook, url)| Delivery {
                 id: EventId::mint(self.clock.as_ref()),
                 tenant: task.tenant.clone(),

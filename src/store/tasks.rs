@@ -144,9 +144,10 @@ impl Store {
         let owed = self.owed(&change.task, &change.notices, &change.images).await?;
         let (told, mail) = (!change.notices.is_empty(), !owed.is_empty());
         let task = self.db.write(move |conn| Box::pin(update(conn, change, owed, now))).await?;
-        self.changes.task_changed(task.id);
         self.changes.work_due();
+        // Whoever waits for a task waits for something to be told; a poll that finds nothing new wakes nobody.
         if told {
+            self.changes.task_changed(task.id);
             self.news.task_changed(task.id);
         }
         if mail {

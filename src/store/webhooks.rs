@@ -91,7 +91,8 @@ impl Endpoints {
 const ALL: &str = "SELECT id, tenant, url, events, created_at, disabled_at, disabled_reason FROM webhooks";
 const OF_TENANT: &str = "SELECT id, tenant, url, events, created_at, disabled_at, disabled_reason FROM webhooks \
      WHERE tenant = $1 ORDER BY id";
-const BY_ID: &str = "SELECT id, tenant, url, events, created_at, disabled_at, disabled_reason FROM webhooks WHERE id = $1";
+const BY_ID: &str =
+    "SELECT id, tenant, url, events, created_at, disabled_at, disabled_reason FROM webhooks WHERE id = $1";
 
 impl Store {
     /// Reads all endpoints into memory.
@@ -129,11 +130,13 @@ impl Store {
     /// Registers an endpoint, unless its tenant has `most` already; whether it did.
     pub async fn register(&self, endpoint: Endpoint, most: usize) -> Result<bool, StoreError> {
         const COUNT: &str = "SELECT COUNT(*) FROM webhooks WHERE tenant = $1";
-        const PUT: &str = "INSERT INTO webhooks (id, tenant, url, events, created_at) VALUES ($1,$2,$3,$4,$5)";
+        const PUT: &str =
+            "INSERT INTO webhooks (id, tenant, url, events, created_at) VALUES ($1,$2,$3,$4,$5)";
         let tenant = endpoint.tenant.clone();
         let work = self.db.write(move |mut conn| {
             Box::pin(async move {
-                let there: i64 = on!(&mut conn, c => sqlx::query_scalar(COUNT).bind(&endpoint.tenant).fetch_one(c).await)?;
+                let there: i64 =
+                    on!(&mut conn, c => sqlx::query_scalar(COUNT).bind(&endpoint.tenant).fetch_one(c).await)?;
                 if usize::try_from(there).unwrap_or(0) >= most {
                     return Ok(false);
                 }
@@ -153,7 +156,8 @@ impl Store {
         let (id, now) = (endpoint.id.to_string(), self.clock.now());
         let work = self.db.write(move |mut conn| {
             Box::pin(async move {
-                for sql in ["DELETE FROM webhooks WHERE id = $1", "DELETE FROM webhook_secrets WHERE owner = $1"]
+                for sql in
+                    ["DELETE FROM webhooks WHERE id = $1", "DELETE FROM webhook_secrets WHERE owner = $1"]
                 {
                     on!(&mut conn, c => sqlx::query(sql).bind(&id).execute(c).await.map(drop))?;
                 }
