@@ -128,7 +128,7 @@ fn webhooks(config: &Webhooks, key: String) -> WebhookSettings {
         per_host: config.per_host,
         concurrency: config.concurrency,
         retries_per_s: config.retries_per_s,
-        schedule: Schedule(config.schedule_s.iter().map(|pause| seconds(*pause)).collect()),
+        schedule: Schedule(config.schedule()),
         overlap: seconds(config.overlap_s),
     }
 }

@@ -3,6 +3,7 @@
 
 mod layers;
 mod secret;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 pub use secret::Secret;
+pub use webhooks::Webhooks;
 
 use crate::api::Role;
 use crate::domain::money::Usd;
@@ -116,17 +118,6 @@ pub struct Engine {
     pub drain_s: u32,
     pub deadline_s: u32,
     pub concurrency: usize,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "documented in config.example.toml")]
-pub struct Webhooks {
-    pub timeout_s: u32,
-    pub per_host: usize,
-    pub concurrency: usize,
-    pub retries_per_s: u32,
-    pub schedule_s: Vec<u32>,
-    pub overlap_s: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -237,10 +228,6 @@ impl Config {
             ("blobs.link_s", u64::from(self.blobs.link_s), 1),
             ("server.max_json_kib", self.server.max_json_kib as u64, 64),
             ("server.heartbeat_s", u64::from(self.server.heartbeat_s), 1),
-            ("webhooks.timeout_s", u64::from(self.webhooks.timeout_s), 1),
-            ("webhooks.per_host", self.webhooks.per_host as u64, 1),
-            ("webhooks.concurrency", self.webhooks.concurrency as u64, 1),
-            ("webhooks.retries_per_s", u64::from(self.webhooks.retries_per_s), 1),
         ];
         for (name, value, least) in lengths {
             if value < least {
@@ -250,6 +237,7 @@ impl Config {
         if self.server.max_json_kib > 45 * 1024 {
             wrong("server.max_json_kib: must be at most 46080; upload larger images with POST /files".into());
         }
+        self.webhooks.check(&mut wrong);
         for (id, provider) in &self.providers {
             provider.check(id, &mut wrong);
         }

@@ -5,6 +5,10 @@ mod accept;
 #[cfg(test)]
 mod breadth;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod journey;
@@ -12,3 +16,9 @@ mod journey;
 mod process;
 #[cfg(test)]
 mod recorder;
+#[cfg(test)]
+mod sink;
+#[cfg(test)]
+mod webhooks;
+#[cfg(test)]
+mod webhooks_hostile;
