@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn an_answer_means_what_the_specification_says() {
-        let mut first = |status, retry_after: Option<u64>| {
+        let first = |status, retry_after: Option<u64>| {
             let after = retry_after.map(Duration::from_secs);
             owed("task.failed").tried(tried(status), after, &schedule(), 0.5, Millis(1_000))
         };

@@ -103,13 +103,16 @@ pub struct DeliveryFilter {
 
 /// Writes a letter that is owed from now on.
 pub(super) async fn put(conn: &mut Conn<'_>, owed: &Delivery) -> Result<(), StoreError> {
+    // Behind another letter of its line it is due no sooner than that one, so that nobody looks at it in vain; when that
+    // one is closed it is due at once.
     const PUT: &str = "INSERT INTO deliveries (id, tenant, task_id, webhook_id, url, host, line, seq, event, body, state, troubled, \
-         tries, version, wake_at, created_at, log) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,1,$14,$15,'[]')";
+         tries, version, created_at, log, wake_at) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,1,$14,'[]', \
+         COALESCE((SELECT MAX(e.wake_at) FROM deliveries e WHERE e.line = $7 AND e.state = 'pending' AND e.wake_at > $15), $15))";
     on!(conn, c => sqlx::query(PUT)
         .bind(owed.id.to_string()).bind(&owed.tenant).bind(owed.task.map(|id| id.to_string()))
         .bind(owed.webhook.map(|id| id.to_string())).bind(&owed.url).bind(owed.host()).bind(owed.line())
         .bind(owed.seq).bind(&owed.event).bind(&owed.body).bind(owed.state.as_str()).bind(false)
-        .bind(i64::from(owed.tries)).bind(owed.wake_at.map(|at| at.0)).bind(owed.created_at.0)
+        .bind(i64::from(owed.tries)).bind(owed.created_at.0).bind(owed.wake_at.map(|at| at.0))
         .execute(c).await.map(drop))?;
     Ok(())
 }

@@ -153,6 +153,8 @@ impl Gateway {
         self.app.close().await;
         self.tasks.close();
         self.tasks.wait().await;
+        // With the last handle on it the database is free again.
+        drop(self.app);
         Self::open(self.config, self.simulator, self.folder, self.clock, self.time).await
     }
 
