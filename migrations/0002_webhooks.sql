@@ -40,6 +40,8 @@ CREATE TABLE deliveries (
     tries       BIGINT  NOT NULL,
     version     BIGINT  NOT NULL,
     wake_at     BIGINT,
+    -- Whether wake_at is the end of a lease.
+    leased      BOOLEAN NOT NULL,
     created_at  BIGINT  NOT NULL,
     finished_at BIGINT,
     log         TEXT    NOT NULL

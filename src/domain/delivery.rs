@@ -335,15 +335,15 @@ mod tests {
             let (schedule, mut delivery, mut now) = (schedule(), owed("task.failed"), Millis(0));
             let mut ended = false;
             for (n, (status, after, dice)) in answers.into_iter().enumerate() {
-                match delivery.tried(tried(status), Some(Duration::from_secs(after)), &schedule, dice, now) {
-                    Sequel::Again(at) => {
-                        let (gap, planned) = (at.since(now), schedule.0[n]);
-                        prop_assert!(gap >= planned.mul_f64(0.899) && gap <= Duration::from_hours(27));
-                        prop_assert_eq!(delivery.state, DeliveryState::Pending);
-                        now = at;
-                    }
-                    _ => { ended = true; break; }
-                }
+                let sequel = delivery.tried(tried(status), Some(Duration::from_secs(after)), &schedule, dice, now);
+                let Sequel::Again(at) = sequel else {
+                    ended = true;
+                    break;
+                };
+                let (gap, planned) = (at.since(now), schedule.0[n]);
+                prop_assert!(gap >= planned.mul_f64(0.899) && gap <= Duration::from_hours(27));
+                prop_assert_eq!(delivery.state, DeliveryState::Pending);
+                now = at;
             }
             prop_assert!(ended && delivery.wake_at.is_none() && delivery.finished_at.is_some());
         }

@@ -192,8 +192,8 @@ mod tests {
         let rotation = Rotation { generation: 1, overlap_until: Some(Millis(1_000)) };
         let (new, old) = (Secret::derive(b"key", "wh_1", 1), Secret::derive(b"key", "wh_1", 0));
         assert_eq!(rotation.secrets(b"key", "wh_1", Millis(999)), [new.clone(), old.clone()]);
-        assert_eq!(rotation.secrets(b"key", "wh_1", Millis(1_000)), [new.clone()]);
-        assert_eq!(Rotation::default().secrets(b"key", "wh_1", Millis(0)), [old.clone()]);
+        assert_eq!(rotation.secrets(b"key", "wh_1", Millis(1_000)), std::slice::from_ref(&new));
+        assert_eq!(Rotation::default().secrets(b"key", "wh_1", Millis(0)), std::slice::from_ref(&old));
         let header = signatures(&[new.clone(), old.clone()], "evt_1", 5, "{}");
         assert_eq!(header, format!("{} {}", new.sign("evt_1", 5, "{}"), old.sign("evt_1", 5, "{}")));
         assert_ne!(Secret::derive(b"key", "wh_2", 0), old);

@@ -106,7 +106,7 @@ pub(super) async fn put(conn: &mut Conn<'_>, owed: &Delivery) -> Result<(), Stor
     // Behind another letter of its line it is due no sooner than that one, so that nobody looks at it in vain; when that
     // one is closed it is due at once.
     const PUT: &str = "INSERT INTO deliveries (id, tenant, task_id, webhook_id, url, host, line, seq, event, body, state, troubled, \
-         tries, version, created_at, log, wake_at) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,1,$14,'[]', \
+         tries, version, leased, created_at, log, wake_at) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,1,$12,$14,'[]', \
          COALESCE((SELECT MAX(e.wake_at) FROM deliveries e WHERE e.line = $7 AND e.state = 'pending' AND e.wake_at > $15), $15))";
     on!(conn, c => sqlx::query(PUT)
         .bind(owed.id.to_string()).bind(&owed.tenant).bind(owed.task.map(|id| id.to_string()))
@@ -123,6 +123,21 @@ impl Store {
         self.db.write(move |mut conn| Box::pin(async move { put(&mut conn, &owed).await })).await?;
         self.changes.mail_due();
         Ok(())
+    }
+
+    /// Ends all leases. Only for a process that is alone: those it finds are of one that was killed.
+    pub(super) async fn end_leases(&self) -> Result<(), StoreError> {
+        const END: &str =
+            "UPDATE deliveries SET wake_at = $1, leased = $2 WHERE state = 'pending' AND leased = $3";
+        let now = self.clock.now();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    on!(&mut conn, c => sqlx::query(END).bind(now.0).bind(false).bind(true).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await
     }
 
     /// Letters that are due and first in their line, longest due first: those in trouble, or all others. Hosts in `full`
@@ -191,7 +206,7 @@ impl Store {
     /// Owes a letter once more, word for word; whether it was one of the tenant's.
     pub async fn redeliver(&self, tenant: String, id: EventId) -> Result<bool, StoreError> {
         const AGAIN: &str = "UPDATE deliveries SET state = 'pending', tries = 0, troubled = $4, wake_at = $3, finished_at = NULL, \
-             version = version + 1 WHERE id = $1 AND tenant = $2";
+             leased = $4, version = version + 1 WHERE id = $1 AND tenant = $2";
         let (id, now) = (id.to_string(), self.clock.now());
         let work = self.db.write(move |mut conn| {
             Box::pin(async move {
@@ -256,7 +271,7 @@ async fn lease(
     now: Millis,
 ) -> Result<Vec<Leased>, StoreError> {
     const DEMOTE: &str = "UPDATE deliveries SET troubled = $2 WHERE id = $1 AND state = 'pending'";
-    const TAKE: &str = "UPDATE deliveries SET wake_at = $2, version = version + 1 \
+    const TAKE: &str = "UPDATE deliveries SET wake_at = $2, leased = $4, version = version + 1 \
          WHERE id = $1 AND state = 'pending' AND wake_at <= $3";
     const SIGNED: &str = "SELECT generation, overlap_until FROM webhook_secrets WHERE owner = $1";
     for id in demote {
@@ -264,7 +279,7 @@ async fn lease(
     }
     let mut leased = Vec::with_capacity(take.len());
     for id in take {
-        let taken = on!(&mut conn, c => sqlx::query(TAKE).bind(&id).bind(until.0).bind(now.0)
+        let taken = on!(&mut conn, c => sqlx::query(TAKE).bind(&id).bind(until.0).bind(now.0).bind(true)
             .execute(c).await.map(|done| done.rows_affected()))?;
         if taken == 0 {
             continue;
@@ -285,7 +300,7 @@ async fn lease(
 
 async fn close(mut conn: Conn<'_>, leased: Leased, sequel: Sequel, now: Millis) -> Result<(), StoreError> {
     const CLOSE: &str = "UPDATE deliveries SET state = $3, tries = $4, wake_at = $5, finished_at = $6, log = $7, troubled = $8, \
-         version = version + 1 WHERE id = $1 AND version = $2";
+         leased = $9, version = version + 1 WHERE id = $1 AND version = $2";
     // Those behind it wait as long as it does, so that nobody looks at them in vain.
     const LATER: &str = "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at < $3";
     const FREE: &str = "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at > $3";
@@ -295,7 +310,7 @@ async fn close(mut conn: Conn<'_>, leased: Leased, sequel: Sequel, now: Millis) 
     let troubled = matches!(sequel, Sequel::Again(_));
     let closed = on!(&mut conn, c => sqlx::query(CLOSE)
         .bind(one.id.to_string()).bind(leased.version).bind(one.state.as_str()).bind(i64::from(one.tries))
-        .bind(one.wake_at.map(|at| at.0)).bind(one.finished_at.map(|at| at.0)).bind(json(&one.log)).bind(troubled)
+        .bind(one.wake_at.map(|at| at.0)).bind(one.finished_at.map(|at| at.0)).bind(json(&one.log)).bind(troubled).bind(false)
         .execute(c).await.map(|done| done.rows_affected()))?;
     if closed == 0 {
         return Ok(());

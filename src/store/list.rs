@@ -1,5 +1,7 @@
 //! Lists of tasks: newest first, page by page, by cursor and never by offset.
 
+use std::fmt::Write as _;
+
 use sqlx::AssertSqlSafe;
 
 use super::backend::on;
@@ -44,29 +46,8 @@ pub struct Page {
 impl Store {
     /// A page of a tenant's tasks, newest first.
     pub async fn tasks(&self, filter: TaskFilter, limit: usize) -> Result<Page, StoreError> {
-        const ALL: &str =
-            concat!("SELECT ", columns!(), " FROM tasks WHERE parent_id IS NULL AND tenant = $1");
-        const WHICH: &str = " AND id < $2 AND id >= $3 AND ($4 IS NULL OR phase IN ($4, $5, $6, $7, $8)) \
-             AND ($9 IS NULL OR model = $9) AND ($10 IS NULL OR lane = $10)";
-        // One label leads to its tasks in order; each further one is looked up for these.
         let labels: Vec<String> = filter.metadata.iter().map(|(name, value)| label(name, value)).collect();
-        let mut sql = ALL.to_owned();
-        if !labels.is_empty() {
-            sql = concat!(
-                "SELECT ",
-                columns!(),
-                " FROM task_labels JOIN tasks ON id = task_id WHERE owner = $1 AND label = $12 AND task_id < $2 AND task_id >= $3 AND tenant = $1"
-            )
-            .to_owned();
-        }
-        sql.push_str(WHICH);
-        for place in (13..).take(labels.len().saturating_sub(1)) {
-            sql.push_str(&format!(
-                " AND EXISTS (SELECT 1 FROM task_labels l WHERE l.owner = $1 AND l.label = ${place} AND l.task_id = id)"
-            ));
-        }
-        sql.push_str(if labels.is_empty() { " ORDER BY id" } else { " ORDER BY task_id" });
-        sql.push_str(" DESC LIMIT $11");
+        let sql = list(labels.len());
         // Ids sort by time, so times are bounds of ids; `task_~` lies beyond all of them.
         let before = filter.created_before.map(|moment| TaskId::floor(moment).to_string());
         let below = [before, filter.cursor.map(|id| id.to_string())].into_iter().flatten().min();
@@ -90,4 +71,24 @@ impl Store {
         rows.truncate(limit);
         Ok(Page { tasks: rows.into_iter().map(Task::try_from).collect::<Result<_, _>>()?, has_more })
     }
+}
+
+/// The query for a list by so many labels. One label leads to its tasks in order; each further one is looked up for these.
+fn list(labels: usize) -> String {
+    const ALL: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE parent_id IS NULL AND tenant = $1");
+    const LABELLED: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM task_labels JOIN tasks ON id = task_id WHERE owner = $1 AND label = $12 AND task_id < $2 AND task_id >= $3 AND tenant = $1"
+    );
+    const WHICH: &str = " AND id < $2 AND id >= $3 AND ($4 IS NULL OR phase IN ($4, $5, $6, $7, $8)) \
+         AND ($9 IS NULL OR model = $9) AND ($10 IS NULL OR lane = $10)";
+    let mut sql = if labels == 0 { ALL } else { LABELLED }.to_owned() + WHICH;
+    for place in (13..).take(labels.saturating_sub(1)) {
+        let _ = write!(
+            sql,
+            " AND EXISTS (SELECT 1 FROM task_labels l WHERE l.owner = $1 AND l.label = ${place} AND l.task_id = id)"
+        );
+    }
+    sql + if labels == 0 { " ORDER BY id DESC LIMIT $11" } else { " ORDER BY task_id DESC LIMIT $11" }
 }

@@ -2,6 +2,7 @@
 //! batches, because a NOTIFY inside a transaction would make all commits stand in one line. What gets lost that way
 //! (a process that dies between the two) is found by one look at all watched tasks every few seconds.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const BATCH: usize = 200;
 /// How often all watched tasks are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long a connection that broke may take to be noticed and made anew between two looks.
-const LOOK_BACK: Duration = Duration::from_secs(60);
+const LOOK_BACK: Duration = Duration::from_mins(1);
 
 enum Item {
     Task(TaskId),
@@ -118,7 +119,7 @@ async fn tell(pool: PgPool, mut waiting: mpsc::Receiver<Item>, me: String, stop:
         let mut tasks = String::new();
         for item in batch.drain(..) {
             match item {
-                Item::Task(id) => tasks.push_str(&format!(" {id}")),
+                Item::Task(id) => _ = write!(tasks, " {id}"),
                 Item::Endpoints(tenant) => payloads.push(format!("w{me} {tenant}")),
             }
         }

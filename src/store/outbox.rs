@@ -21,10 +21,11 @@ impl Store {
     pub async fn telling(mut self, links: Links) -> Result<Self, StoreError> {
         self.links = Some(links);
         self.load_endpoints().await?;
-        Ok(match self.db.clone() {
-            Db::Postgres(pool) => self.with_news(pool),
-            Db::Sqlite { .. } => self,
-        })
+        match self.db.clone() {
+            Db::Postgres(pool) => self = self.with_news(pool),
+            Db::Sqlite { .. } => self.end_leases().await?,
+        }
+        Ok(self)
     }
 
     /// The letters owed for these notices of a task as it is to be, with the pictures it is to have.

@@ -50,13 +50,11 @@ impl Stream {
                 return Some(heard);
             }
             let piece = tokio::time::timeout(Duration::from_secs(20), self.response.chunk()).await;
-            match piece.expect("something is said").unwrap() {
-                Some(piece) => self.buffer.push_str(std::str::from_utf8(&piece).unwrap()),
-                None => {
-                    assert_eq!(self.buffer, "");
-                    return None;
-                }
-            }
+            let Some(piece) = piece.expect("something is said").unwrap() else {
+                assert_eq!(self.buffer, "");
+                return None;
+            };
+            self.buffer.push_str(std::str::from_utf8(&piece).unwrap());
         }
     }
 

@@ -151,7 +151,7 @@ async fn retry_after_is_honoured(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     gateway.settle(&id).await;
     let tried = gateway.clock.now();
     let next = gateway.app.store.next_delivery().await.unwrap().unwrap();
-    assert_eq!(next.since(tried), Duration::from_secs(3_600));
+    assert_eq!(next.since(tried), Duration::from_hours(1));
     gateway.next_letters().await;
     assert_eq!(delivery(&gateway, &id).await["state"], "delivered");
     gateway.stop().await;
