@@ -20,9 +20,10 @@ use crate::domain::webhook::{Rotation, Secret, signatures};
 use crate::net::guarded::{FetchError, Receipt};
 use crate::store::{Change, Leased, StoreError};
 
-/// The loop looks again after this long even when nothing told it to, and never sooner than the other.
+/// The loop looks again after this long even when nothing told it to.
 const FALLBACK: Duration = Duration::from_secs(1);
-const BREATH: Duration = Duration::from_millis(50);
+/// It looks no sooner than this at what it has left lying: letters behind others, hosts that are full, retries beyond the pace.
+const BREATH: Duration = Duration::from_millis(200);
 /// A lease outlives the longest try by this much.
 const MARGIN: Duration = Duration::from_secs(15);
 /// How many letters are looked at in one go.
@@ -123,7 +124,10 @@ pub(super) async fn serve(engine: Arc<Inner>) {
 
 async fn rest(engine: &Inner) {
     let next = engine.store.next_delivery().await.ok().flatten();
-    let pause = next.map_or(FALLBACK, |at| at.since(engine.clock.now()).clamp(BREATH, FALLBACK));
+    let pause = next.map_or(FALLBACK, |at| match at.since(engine.clock.now()) {
+        Duration::ZERO => BREATH,
+        wait => wait.min(FALLBACK),
+    });
     tokio::select! {
         () = engine.store.changes().mail() => {}
         () = tokio::time::sleep(pause) => {}

@@ -103,11 +103,11 @@ pub struct DeliveryFilter {
 
 /// Writes a letter that is owed from now on.
 pub(super) async fn put(conn: &mut Conn<'_>, owed: &Delivery) -> Result<(), StoreError> {
-    // Behind another letter of its line it is due no sooner than that one, so that nobody looks at it in vain; when that
-    // one is closed it is due at once.
+    // Behind a letter of its line that waits for its next try it is due no sooner than that one, so that nobody looks at it
+    // in vain. One that is on its way may be closed this very moment, unseen from here: behind it, it is due now.
     const PUT: &str = "INSERT INTO deliveries (id, tenant, task_id, webhook_id, url, host, line, seq, event, body, state, troubled, \
          tries, version, leased, created_at, log, wake_at) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,1,$12,$14,'[]', \
-         COALESCE((SELECT MAX(e.wake_at) FROM deliveries e WHERE e.line = $7 AND e.state = 'pending' AND e.wake_at > $15), $15))";
+         COALESCE((SELECT MAX(e.wake_at) FROM deliveries e WHERE e.line = $7 AND e.state = 'pending' AND e.leased = $12 AND e.wake_at > $15), $15))";
     on!(conn, c => sqlx::query(PUT)
         .bind(owed.id.to_string()).bind(&owed.tenant).bind(owed.task.map(|id| id.to_string()))
         .bind(owed.webhook.map(|id| id.to_string())).bind(&owed.url).bind(owed.host()).bind(owed.line())
