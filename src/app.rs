@@ -12,14 +12,15 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::{Api, Key, Keys};
+use crate::api::{Api, Feeds, Key, Keys};
 use crate::blobs::Blobs;
-use crate::config::{AuthMode, Config, Provider as ProviderConfig};
+use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::Clock;
+use crate::domain::delivery::Schedule;
 use crate::domain::link::Links;
 use crate::domain::secret::token;
-use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Parts, Settings};
+use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Parts, Settings, WebhookSettings};
 use crate::net::{Lookup, Net, Policy};
 use crate::providers::{Account, KINDS, KindEntry, Options, Rows};
 use crate::store::{Exclusive, Store};
@@ -60,6 +61,11 @@ impl App {
             Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
         let net = Net::open(policy, around.lookup, extra_roots(config)?)?;
         let (catalog, lanes) = open_providers(config, &net)?;
+        let webhook_key = store.setting("webhook_key", token()).await?;
+        let signing = store.setting("link_key", token()).await?;
+        let links =
+            Links::new(&base_url(config, address), signing.into_bytes(), seconds(config.blobs.link_s));
+        let store = store.telling(links.clone()).await?;
         let settings = Settings {
             lease: seconds(config.engine.lease_s),
             hold_submissions: config.engine.hold_submissions,
@@ -67,10 +73,8 @@ impl App {
             concurrency: config.engine.concurrency,
             open_per_tenant: config.engine.open_per_tenant,
             open_in_all: config.engine.open_in_all,
+            webhooks: webhooks(&config.webhooks, webhook_key),
         };
-        let signing = store.setting("link_key", token()).await?;
-        let links =
-            Links::new(&base_url(config, address), signing.into_bytes(), seconds(config.blobs.link_s));
         let keys = open_keys(config, &store).await?;
         let parts = Parts {
             store: store.clone(),
@@ -84,7 +88,10 @@ impl App {
         };
         let engine = Engine::new(parts);
         let closing = CancellationToken::new();
+        let most = config.server.streams_per_tenant;
         let api = Api {
+            feeds: Feeds::new(store.clone(), links.clone(), Arc::clone(&clock), most),
+            heartbeat: seconds(config.server.heartbeat_s),
             engine: engine.clone(),
             store: store.clone(),
             blobs,
@@ -114,6 +121,18 @@ impl App {
 
 fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(seconds.into())
+}
+
+fn webhooks(config: &Webhooks, key: String) -> WebhookSettings {
+    WebhookSettings {
+        key: key.into_bytes(),
+        timeout: seconds(config.timeout_s),
+        per_host: config.per_host,
+        concurrency: config.concurrency,
+        retries_per_s: config.retries_per_s,
+        schedule: Schedule(config.schedule()),
+        overlap: seconds(config.overlap_s),
+    }
 }
 
 /// How callers reach us: as configured, else at the address listened on when that is one address.

@@ -28,6 +28,7 @@ pub(super) fn about() -> OpenApi {
         ("Generate", "Ask for pictures"),
         ("Tasks", "Follow a request from the 202 to its pictures"),
         ("Files", "Input images and masks"),
+        ("Webhooks", "Be told, signed and at least once"),
         ("Catalogue", "What can be asked for, and of whom"),
         ("Operation", "Whether the gateway is well"),
     ];

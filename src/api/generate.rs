@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::json::StrictJson;
 use super::problem::{ApiError, Common, WithBody};
-use super::{Api, wait};
+use super::{Api, events, wait};
 use crate::blobs::BlobError;
 use crate::domain::code::Code;
 use crate::domain::fit::{Adjustment, effective};
@@ -31,6 +31,7 @@ use crate::providers::Shown;
 ///
 /// Answers 202 once the task is stored durably; from then on it reaches exactly one end, whatever becomes of this
 /// connection. With `Prefer: wait=N` the answer waits up to N seconds (1 to 60) and is 200 when the task has ended.
+/// With `Accept: text/event-stream` the answer is the task's event stream, as of `GET /tasks/{id}/events`.
 /// Send an `Idempotency-Key` to be able to ask again safely: the same key with the same body is the same task.
 #[utoipa::path(
     post, path = "/generate", tag = "Generate",
@@ -40,7 +41,8 @@ use crate::providers::Shown;
         ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the end", example = "wait=30"),
     ),
     responses(
-        (status = 200, description = "The task has ended within the wait, or was there already and has ended", body = TaskView),
+        (status = 200, description = "The task has ended within the wait, or was there already and has ended; or its events, as they come",
+            content((TaskView = "application/json"), (String = "text/event-stream"))),
         (status = 202, description = "The task is stored", body = TaskView),
         WithBody, Common,
     )
@@ -55,6 +57,9 @@ pub(super) async fn generate(
     check(&api, &request)?;
     let accepted = api.accept(caller, request, key).await?;
     let mut task = accepted.task;
+    if events::wanted(&headers) {
+        return api.follow_from_start(&task, accepted.replayed);
+    }
     let patience = wait::preferred(&headers);
     if let Some(seconds) = patience {
         task = api.wait(task, Duration::from_secs(seconds)).await?;
@@ -165,6 +170,10 @@ fn check(api: &Api, request: &GenerateRequest) -> Result<(), ApiError> {
     let faults = request.validate();
     if !faults.is_empty() {
         return Err(ApiError::fields(Code::ValidationFailed, faults));
+    }
+    if let Some(refused) = request.webhook.as_ref().and_then(|own| api.engine.vet_webhook(&own.url).err()) {
+        let fault = FieldError::new("/webhook/url", FieldCode::InvalidValue, refused);
+        return Err(ApiError::fields(Code::UrlNotAllowed, vec![fault]));
     }
     let inputs = request.inputs();
     let closed = inputs.iter().filter_map(|(pointer, input)| {

@@ -4,7 +4,10 @@
 mod attempts;
 mod auth;
 mod cancel;
+mod deliveries;
 mod docs;
+mod events;
+mod feed;
 mod files;
 mod generate;
 mod health;
@@ -12,6 +15,7 @@ mod hooks;
 mod image;
 mod json;
 mod models;
+mod page;
 mod picture;
 mod problem;
 mod providers;
@@ -19,8 +23,10 @@ mod request_id;
 mod task;
 mod tasks;
 mod wait;
+mod webhooks;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::FromRef;
@@ -32,6 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use auth::{Key, Keys, Role};
+pub use feed::Feeds;
 
 use crate::blobs::Blobs;
 use crate::domain::clock::Clock;
@@ -56,6 +63,10 @@ pub struct Api {
     pub keys: Keys,
     /// The most bytes of a JSON body.
     pub max_json: usize,
+    /// Shared by all who follow the same task.
+    pub feeds: Feeds,
+    /// How long a stream may be silent.
+    pub heartbeat: Duration,
     /// Cancelled when the process is to stop: waiting callers are answered with what there is.
     pub closing: CancellationToken,
 }
@@ -74,11 +85,21 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(tasks::list_tasks))
         .routes(routes!(task::get_task))
         .routes(routes!(cancel::cancel_task))
+        .routes(routes!(events::follow_task))
         .routes(routes!(attempts::list_attempts))
         .routes(routes!(image::get_image))
         .routes(routes!(files::upload_file))
         .routes(routes!(files::get_file, files::delete_file))
         .routes(routes!(files::get_content))
+        .routes(routes!(webhooks::list_webhooks, webhooks::register_webhook))
+        .routes(routes!(webhooks::get_secret))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(webhooks::get_webhook, webhooks::delete_webhook))
+        .routes(routes!(webhooks::test_webhook))
+        .routes(routes!(webhooks::rotate_webhook))
+        .routes(routes!(deliveries::list_deliveries))
+        .routes(routes!(deliveries::list_all_deliveries))
+        .routes(routes!(deliveries::redeliver))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .routes(routes!(providers::list_providers))

@@ -1,23 +1,25 @@
 //! `GET /tasks`: the tenant's tasks, newest first, page by page.
 
-use axum::extract::State;
-use axum::http::header::{HeaderValue, LINK};
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use axum::Extension;
+use axum::extract::{FromRequestParts, Query, State};
+use axum::http::Uri;
+use axum::http::request::Parts;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use url::form_urlencoded;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::json::StrictQuery;
+use super::page::{cursor, limit, page, read_cursor};
 use super::problem::{ApiError, Common};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
-use crate::domain::id::TaskId;
 use crate::domain::view::{Status, TaskView};
 use crate::engine::Caller;
 use crate::store::TaskFilter;
+
+/// The most labels to filter by: as many as a task may have.
+const MAX_LABELS: usize = 16;
 
 /// Which tasks, and how many.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -53,21 +55,19 @@ pub(super) struct TaskPage {
 
 /// List tasks
 ///
-/// Newest first. Pages stay right while tasks are added.
+/// Newest first. Pages stay right while tasks are added. `metadata.KEY=VALUE`, once or several times, lists only tasks with
+/// these labels.
 #[utoipa::path(
-    get, path = "/tasks", tag = "Tasks", params(ListTasks),
+    get, path = "/tasks", tag = "Tasks",
+    params(ListTasks, ("metadata.KEY" = Option<String>, Query, description = "Only tasks whose label KEY has this value", example = "1234")),
     responses((status = 200, description = "A page of tasks", body = TaskPage), Common)
 )]
 pub(super) async fn list_tasks(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    StrictQuery(query): StrictQuery<ListTasks>,
+    uri: Uri,
+    Filters { query, metadata }: Filters,
 ) -> Result<Response, ApiError> {
-    let limit = query.limit.unwrap_or(50);
-    if !(1..=200).contains(&limit) {
-        return Err(ApiError::new(Code::InvalidRequest, "limit: must be from 1 to 200"));
-    }
-    let cursor = query.cursor.as_deref().map(read_cursor).transpose()?;
     let filter = TaskFilter {
         tenant: caller.tenant,
         phases: query.status.map(|status| status.phases().to_vec()).unwrap_or_default(),
@@ -75,26 +75,46 @@ pub(super) async fn list_tasks(
         provider: query.provider,
         created_after: query.created_after,
         created_before: query.created_before,
-        cursor,
+        metadata,
+        cursor: query.cursor.as_deref().map(read_cursor).transpose()?,
     };
-    let page = api.store.tasks(filter, limit).await?;
-    let last = page.tasks.last().map(|task| task.id).filter(|_| page.has_more);
-    let next_cursor = last.map(|id| URL_SAFE_NO_PAD.encode(id.to_string()));
-    let mut data = Vec::with_capacity(page.tasks.len());
-    for task in &page.tasks {
+    let listed = api.store.tasks(filter, limit(query.limit)?).await?;
+    let next_cursor = listed.tasks.last().filter(|_| listed.has_more).map(|last| cursor(last.id));
+    let mut data = Vec::with_capacity(listed.tasks.len());
+    for task in &listed.tasks {
         data.push(api.view(task).await?);
     }
-    let link =
-        next_cursor.as_ref().map(|cursor| format!("</tasks?cursor={cursor}&limit={limit}>; rel=\"next\""));
-    let mut response = Json(TaskPage { data, has_more: page.has_more, next_cursor }).into_response();
-    if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
-        response.headers_mut().insert(LINK, link);
-    }
-    Ok(response)
+    let next = next_cursor.clone();
+    Ok(page(&TaskPage { data, has_more: listed.has_more, next_cursor }, &uri, next.as_deref()))
 }
 
-fn read_cursor(cursor: &str) -> Result<TaskId, ApiError> {
-    let bad = || ApiError::new(Code::InvalidRequest, "cursor: not a cursor of this list");
-    let text = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad())?;
-    String::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(bad)
+/// The query of the list: `metadata.KEY=VALUE` apart, because the caller chooses the names, and the rest read strictly.
+pub(super) struct Filters {
+    query: ListTasks,
+    metadata: Vec<(String, String)>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Filters {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let asked = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let mut rest = form_urlencoded::Serializer::new(String::new());
+        let mut metadata = Vec::new();
+        for (name, value) in asked {
+            match name.strip_prefix("metadata.") {
+                Some(label) => metadata.push((label.to_owned(), value.into_owned())),
+                None => _ = rest.append_pair(&name, &value),
+            }
+        }
+        if metadata.len() > MAX_LABELS {
+            let detail = format!("at most {MAX_LABELS} metadata filters");
+            return Err(ApiError::new(Code::InvalidRequest, detail));
+        }
+        let uri = format!("/?{}", rest.finish());
+        let uri = uri.parse().map_err(|_| ApiError::new(Code::InvalidRequest, "the query is malformed"))?;
+        let query = Query::<ListTasks>::try_from_uri(&uri)
+            .map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))?;
+        Ok(Self { query: query.0, metadata })
+    }
 }

@@ -2,7 +2,9 @@
 //! room that reads the environment.
 
 mod layers;
+mod provider;
 mod secret;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,12 +16,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
+pub use provider::Provider;
 pub use secret::Secret;
+pub use webhooks::Webhooks;
 
 use crate::api::Role;
-use crate::domain::money::Usd;
 use crate::domain::request::GenerateRequest;
-use crate::providers::KINDS;
 
 /// The documented defaults, compiled in.
 pub const DEFAULTS: &str = include_str!("../../config.example.toml");
@@ -34,6 +36,7 @@ pub struct Config {
     pub blobs: Blobs,
     pub net: Net,
     pub engine: Engine,
+    pub webhooks: Webhooks,
     pub routing: Routing,
     pub log: Log,
     #[serde(default)]
@@ -48,6 +51,8 @@ pub struct Server {
     pub listen: SocketAddr,
     pub public_url: String,
     pub max_json_kib: usize,
+    pub heartbeat_s: u32,
+    pub streams_per_tenant: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -138,25 +143,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// One provider account.
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "documented in config.example.toml")]
-pub struct Provider {
-    pub kind: String,
-    pub base_url: Option<String>,
-    #[serde(default)]
-    pub api_key: Secret,
-    pub api_key_header: Option<String>,
-    pub in_flight: Option<u32>,
-    pub timeout_s: Option<u32>,
-    pub poll_after_s: Option<f64>,
-    pub poll_max_s: Option<f64>,
-    pub dialect: Option<String>,
-    /// Dollars per picture by the provider's model name; wins over the catalogue.
-    #[serde(default)]
-    pub prices: BTreeMap<String, Usd>,
-}
-
 /// Everything that is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration has {} problem(s):\n{}", .0.len(), .0.iter().map(|one| format!("  - {one}")).collect::<Vec<_>>().join("\n"))]
@@ -226,6 +212,7 @@ impl Config {
             ("engine.open_in_all", u64::from(self.engine.open_in_all), 1),
             ("blobs.link_s", u64::from(self.blobs.link_s), 1),
             ("server.max_json_kib", self.server.max_json_kib as u64, 64),
+            ("server.heartbeat_s", u64::from(self.server.heartbeat_s), 1),
         ];
         for (name, value, least) in lengths {
             if value < least {
@@ -235,6 +222,7 @@ impl Config {
         if self.server.max_json_kib > 45 * 1024 {
             wrong("server.max_json_kib: must be at most 46080; upload larger images with POST /files".into());
         }
+        self.webhooks.check(&mut wrong);
         for (id, provider) in &self.providers {
             provider.check(id, &mut wrong);
         }
@@ -248,43 +236,6 @@ impl Config {
         }
         for (name, fields) in &self.models {
             check_alias(name, fields, &mut wrong);
-        }
-    }
-}
-
-impl Provider {
-    fn check(&self, id: &str, wrong: &mut impl FnMut(String)) {
-        if !KINDS.iter().any(|kind| kind.name == self.kind) {
-            let known: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-            wrong(format!(
-                "providers.{id}.kind: {:?} is not known; expected one of {}",
-                self.kind,
-                known.join(", ")
-            ));
-        }
-        if id.contains('/') || id.is_empty() {
-            wrong(format!("providers.{id}: an id must not be empty or contain '/'"));
-        }
-        if let Some(base) = &self.base_url
-            && !Url::parse(base).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        {
-            wrong(format!("providers.{id}.base_url: {base:?} is not an http address"));
-        }
-        if self.in_flight == Some(0) {
-            wrong(format!("providers.{id}.in_flight: must be at least 1"));
-        }
-        for (name, seconds) in [("poll_after_s", self.poll_after_s), ("poll_max_s", self.poll_max_s)] {
-            if seconds.is_some_and(|seconds| !(0.05..=3600.0).contains(&seconds)) {
-                wrong(format!("providers.{id}.{name}: must be from 0.05 to 3600"));
-            }
-        }
-        if let Some(header) = &self.api_key_header
-            && http::HeaderName::try_from(header.as_str()).is_err()
-        {
-            wrong(format!("providers.{id}.api_key_header: {header:?} is not a header name"));
-        }
-        if self.api_key.get().is_some_and(|key| http::HeaderValue::from_str(key).is_err()) {
-            wrong(format!("providers.{id}.api_key: holds characters that no header can carry"));
         }
     }
 }
@@ -310,6 +261,7 @@ fn check_alias(name: &str, fields: &Map<String, Value>, wrong: &mut impl FnMut(S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::KINDS;
 
     fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         let folder = tempfile::tempdir().unwrap();

@@ -170,7 +170,7 @@ impl LaneState {
         }
     }
 
-    /// Whether a good outcome would change anything: if not, it need not be written down.
+    /// Whether nothing is held against the account: then an outcome that is not bad need not be written down.
     pub fn is_well(&self) -> bool {
         self.cap.is_none() && self.circuits.is_empty()
     }

@@ -31,6 +31,15 @@ impl Links {
         !self.base.is_empty()
     }
 
+    /// Whether an address leads to this gateway itself.
+    pub fn leads_here(&self, address: &str) -> bool {
+        let place = |text: &str| {
+            let url = url::Url::parse(text).ok()?;
+            Some((url.host_str()?.trim_end_matches('.').to_owned(), url.port_or_known_default()?))
+        };
+        place(&self.base).is_some_and(|ours| place(address) == Some(ours))
+    }
+
     /// The signed address of a path, and when it expires.
     pub fn signed(&self, path: &str, now: Millis) -> (String, Millis) {
         let expires = now + self.lifetime;
@@ -84,6 +93,19 @@ pub fn file_path(file: FileId) -> String {
 mod tests {
     use super::*;
     use crate::domain::clock::TestClock;
+
+    #[test]
+    fn it_knows_itself() {
+        let links = Links::new("https://gw.example.com/", vec![], Duration::ZERO);
+        assert!(
+            links.leads_here("https://gw.example.com:443/hooks/a")
+                && links.leads_here("https://GW.example.com./")
+        );
+        assert!(
+            !links.leads_here("https://gw.example.com:8443/") && !links.leads_here("https://example.com/")
+        );
+        assert!(!Links::new("", vec![], Duration::ZERO).leads_here("https://gw.example.com/"));
+    }
 
     #[test]
     fn a_signature_binds_path_and_time() {

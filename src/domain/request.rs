@@ -11,6 +11,7 @@ use super::id::FileId;
 use super::money::Usd;
 use super::secret::sha256_hex;
 use super::size::{AspectRatio, Size};
+use super::webhook::WebhookTarget;
 
 /// One request for pictures, in provider-neutral words. Only `prompt` is required.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -95,6 +96,9 @@ pub struct GenerateRequest {
     /// Place in the queue among the tenant's own tasks.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: Priority,
+    /// Where to tell of this task, beside the endpoints that are registered; signed with the secret of `GET /webhooks/secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookTarget>,
     /// The caller's own labels, at most 16 and 4 KiB; returned with the task, never sent upstream.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = Object, example = json!({"order": "1234"}))]

@@ -69,6 +69,7 @@ impl GenerateRequest {
         self.check_texts(&mut faults);
         self.check_numbers(&mut faults);
         self.check_images(&mut faults);
+        faults.0.extend(self.webhook.as_ref().and_then(|webhook| webhook.fault("/webhook")));
         if let (Some(size), Some(ratio)) = (self.size, self.aspect_ratio)
             && size.ratio() != ratio.reduced()
         {

@@ -209,6 +209,8 @@ pub struct Urls {
     /// The task.
     #[serde(rename = "self")]
     pub this: String,
+    /// Server-sent events.
+    pub events: String,
     /// POST here to call it off.
     pub cancel: String,
     /// Every try at a provider.
@@ -324,7 +326,7 @@ pub fn view(task: &Task, images: &[StoredImage], links: &Links, now: Millis) -> 
             || (task.phase == Phase::Waiting && state.cancels && state.stopping.is_none()),
         partial: state.partial,
         late_result,
-        urls: Urls { this: to(""), cancel: to("/cancel"), attempts: to("/attempts") },
+        urls: Urls { this: to(""), events: to("/events"), cancel: to("/cancel"), attempts: to("/attempts") },
         metadata: task.request.metadata.clone(),
     }
 }

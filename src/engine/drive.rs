@@ -219,8 +219,28 @@ impl Inner {
                 self.give_up(task, here, &error).await;
             }
             Some(_) => {
+                self.freshen(&mut task).await;
                 let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
                 self.stay(task, None, now + pause).await;
+            }
+        }
+    }
+
+    /// Asks the provider for its links once more: those it gave may have died in the meantime.
+    async fn freshen(&self, task: &mut Task) {
+        let Some(attempt) = self.attempt(task).await else { return };
+        let Some((lane, handle)) = self.lanes.get(&attempt.provider).zip(attempt.handle.as_deref()) else {
+            return;
+        };
+        let Ok(Progress::Done(done)) = self.check(lane, &attempt, handle, &task.request).await else {
+            return;
+        };
+        if done.images.len() != task.state.outputs.len() {
+            return;
+        }
+        for (output, made) in task.state.outputs.iter_mut().zip(done.images) {
+            if let (Source::Url(old), MadeSource::Url(fresh)) = (&mut output.source, made.source) {
+                *old = fresh;
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::store::StoreError;
 /// An account that blocks us at its front door is left alone for so long.
 const BLOCKED_FOR: Duration = Duration::from_mins(1);
 /// A task waits for an account that rests for no longer than this; otherwise it takes another route.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a provider account is doing.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -135,7 +135,7 @@ impl Inner {
 
     /// Takes note of what became of an attempt.
     pub(super) async fn note(&self, lane: &str, model: &str, outcome: Outcome) {
-        if outcome == Outcome::Neutral || (outcome == Outcome::Good && self.known.state(lane).is_well()) {
+        if matches!(outcome, Outcome::Neutral | Outcome::Good) && self.known.state(lane).is_well() {
             return;
         }
         let (now, model) = (self.clock.now(), model.to_owned());

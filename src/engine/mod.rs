@@ -6,6 +6,7 @@ mod accept;
 mod cancel;
 mod catalog;
 mod crowd;
+mod deliver;
 mod drive;
 mod gather;
 mod lane;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 pub use accept::{Acceptance, Caller, Refusal};
 pub use catalog::{Alias, Catalog, Entry};
+pub use deliver::WebhookSettings;
 pub use lane::LaneView;
 pub use route::{NoRoute, Plan, Planned, Rejected, Standing};
 
@@ -38,6 +40,7 @@ use crate::domain::clock::Clock;
 use crate::domain::id::TaskId;
 use crate::domain::link::Links;
 use crate::domain::task::{Phase, Task};
+use crate::domain::webhook::{Rotation, Secret};
 use crate::net::Net;
 use crate::net::policy::Refused;
 use crate::providers::Provider;
@@ -67,6 +70,8 @@ pub struct Settings {
     pub open_per_tenant: u32,
     /// How many tasks may be open in all.
     pub open_in_all: u32,
+    /// Numbers of the webhooks.
+    pub webhooks: WebhookSettings,
 }
 
 /// Everything the engine works with.
@@ -100,6 +105,7 @@ struct Inner {
     observed: observed::Observed,
     known: lane::Known,
     crowd: crowd::Crowd,
+    mail: deliver::Mail,
     held: Mutex<HashMap<TaskId, Held>>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -129,6 +135,7 @@ impl Engine {
             observed: observed::Observed::default(),
             known: lane::Known::default(),
             crowd: crowd::Crowd::default(),
+            mail: deliver::Mail::default(),
             held: Mutex::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -141,6 +148,7 @@ impl Engine {
     pub fn start(&self) {
         self.inner.tracker.spawn(worker::serve(Arc::clone(&self.inner)));
         self.inner.tracker.spawn(worker::renew(Arc::clone(&self.inner)));
+        self.inner.tracker.spawn(deliver::serve(Arc::clone(&self.inner)));
     }
 
     /// Stops taking up tasks, and waits up to `patience` for those in hand: what is paid for is finished. Whether all were.
@@ -153,7 +161,8 @@ impl Engine {
     /// Works until nothing is due at the clock's present moment. For tests, which move the clock by hand.
     pub async fn run_until_idle(&self) -> Result<(), StoreError> {
         loop {
-            let working = worker::round(&self.inner).await?;
+            let mut working = worker::round(&self.inner).await?;
+            working.extend(deliver::round(&self.inner).await?);
             if working.is_empty() {
                 return Ok(());
             }
@@ -165,6 +174,34 @@ impl Engine {
     /// Whether an address somebody else chose may be fetched at all.
     pub fn vet(&self, address: &str) -> Result<(), Refused> {
         self.inner.net.guarded.vet(address).map(drop)
+    }
+
+    /// Whether a webhook may be sent to an address: one that may be reached, and is not our own.
+    pub fn vet_webhook(&self, address: &str) -> Result<(), Refused> {
+        if self.inner.links.leads_here(address) {
+            return Err(Refused("the gateway itself"));
+        }
+        self.vet(address)
+    }
+
+    /// As [`Self::vet_webhook`], and with its name looked up.
+    pub async fn vet_endpoint(&self, address: &str) -> Result<(), Refused> {
+        self.vet_webhook(address)?;
+        self.inner.net.guarded.reach(address).await.map(drop)
+    }
+
+    /// The secrets that letters of `owner` are signed with at the moment, the newest first.
+    pub async fn webhook_secrets(&self, owner: &str) -> Result<(Rotation, Vec<Secret>), StoreError> {
+        let rotation = self.inner.store.rotation(owner).await?;
+        let key = &self.inner.settings.webhooks.key;
+        Ok((rotation, rotation.secrets(key, owner, self.inner.clock.now())))
+    }
+
+    /// Exchanges the secret of `owner`; the one before signs along for the overlap.
+    pub async fn rotate_webhook_secret(&self, owner: &str) -> Result<(Rotation, Vec<Secret>), StoreError> {
+        let until = self.inner.clock.now() + self.inner.settings.webhooks.overlap;
+        self.inner.store.rotate(owner.to_owned(), until).await?;
+        self.webhook_secrets(owner).await
     }
 
     /// What is on offer.

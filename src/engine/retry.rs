@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Inner;
-use super::lane::outcome;
+use super::lane::{PATIENCE, outcome};
 use super::save::Step;
 use crate::domain::attempt::{Attempt, AttemptState, Billing};
 use crate::domain::clock::Millis;
@@ -59,7 +59,13 @@ impl Inner {
             Follow::Stop => return None,
             Follow::Next => true,
             Follow::NextOrRest => others || current.sends >= SENDS_EACH,
-            Follow::Rest => current.sends >= SENDS_IN_ALL || (others && again >= start_by),
+            Follow::Rest => {
+                if others && pause > PATIENCE {
+                    // Looked at again at once, to find that this route is closed for long and another is not.
+                    again = now;
+                }
+                current.sends >= SENDS_IN_ALL
+            }
             Follow::Again(most) => {
                 let budget = self.observed.may_retry(&current.route.provider, now);
                 again = again.max(budget);

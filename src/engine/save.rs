@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use super::Inner;
 use super::pace::backoff;
 use super::submit::LOOK_AGAIN;
+use crate::chaos::planted;
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::image::StoredImage;
@@ -91,6 +92,9 @@ impl Inner {
                 notices: told.into_iter().collect(),
                 gate: step.gate.clone(),
             };
+            if planted("webhook_before_commit") {
+                self.send_too_early(&change).await;
+            }
             match self.store.save(change).await {
                 Ok(saved) => {
                     self.saved(&saved);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::header::{ACCEPT_ENCODING, HeaderValue, LOCATION};
+use http::HeaderMap;
+use http::header::{ACCEPT_ENCODING, DATE, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -25,6 +26,11 @@ const TOTAL: Duration = Duration::from_mins(2);
 const LEAST_RATE: u64 = 10 * 1024;
 /// The window in which the pace is judged.
 const PACE: Duration = Duration::from_secs(10);
+
+/// How much of the answer to a letter is read.
+const LEAST_BODY: usize = 4 * 1024;
+/// How long a receiver may go on talking after its status.
+const LISTEN: Duration = Duration::from_millis(500);
 
 /// Why nothing, or not all, was read.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +61,17 @@ pub struct Guarded {
     policy: Arc<Policy>,
     lookup: Arc<dyn Lookup>,
     client: reqwest::Client,
+    /// For letters: a connection each, because one kept open may be closed under a letter that was already read.
+    letters: reqwest::Client,
+}
+
+/// What a receiver said to a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its HTTP status.
+    pub status: u16,
+    /// How long it asks us to stay away.
+    pub retry_after: Option<Duration>,
 }
 
 /// An answer whose body is still to be read.
@@ -72,13 +89,18 @@ impl Guarded {
     ) -> Result<Self, NetError> {
         let policy = Arc::new(policy);
         let resolver = Vetting { policy: Arc::clone(&policy), lookup: Arc::clone(&lookup) };
+        let letters = plain(tls.clone())
+            .dns_resolver(resolver.clone())
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(|e| NetError(e.to_string()))?;
         let client = plain(tls)
             .dns_resolver(resolver)
             .pool_max_idle_per_host(8)
             .pool_idle_timeout(Duration::from_secs(20))
             .build()
             .map_err(|e| NetError(e.to_string()))?;
-        Ok(Self { policy, lookup, client })
+        Ok(Self { policy, lookup, client, letters })
     }
 
     /// Whether an address could be fetched at all, before anything is resolved.
@@ -90,6 +112,37 @@ impl Guarded {
     pub async fn reach(&self, address: &str) -> Result<Reach, Refused> {
         let url = self.policy.vet(address)?;
         self.policy.reach(self.lookup.as_ref(), &url).await
+    }
+
+    /// Posts a letter and hears the answer's head `within` that time. No redirect is followed, and of the body no more than
+    /// [`LEAST_BODY`] bytes are read, so that a polite receiver can finish its sentence.
+    pub async fn post(
+        &self,
+        address: &str,
+        headers: HeaderMap,
+        letter: Bytes,
+        within: Duration,
+    ) -> Result<Receipt, FetchError> {
+        let ends = Instant::now() + within;
+        let url = self.policy.vet(address)?;
+        let sending = self.letters.post(url).headers(headers).body(letter).send();
+        let answer = timeout_at(ends, sending).await;
+        let response = answer.map_err(|_| FetchError::Broken("no answer in time".into()))?.map_err(broken)?;
+        let receipt =
+            Receipt { status: response.status().as_u16(), retry_after: retry_after(response.headers()) };
+        let mut body = response.bytes_stream();
+        let mut read = 0;
+        let listening = async {
+            while let Some(Ok(piece)) = body.next().await {
+                read += piece.len();
+                if read >= LEAST_BODY {
+                    break;
+                }
+            }
+        };
+        // What it says beyond its status is not asked for; only the time it takes is bounded.
+        let _ = timeout_at(ends.min(Instant::now() + LISTEN), listening).await;
+        Ok(receipt)
     }
 
     /// Fetches an address, following at most three vetted redirects.
@@ -175,6 +228,18 @@ fn broken(error: reqwest::Error) -> FetchError {
 #[error("the name has no address")]
 struct NoAddress;
 
+/// The pause a receiver asks for: seconds, or a moment by its own clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let sent = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    until.duration_since(sent).ok()
+}
+
+#[derive(Clone)]
 struct Vetting {
     policy: Arc<Policy>,
     lookup: Arc<dyn Lookup>,

@@ -50,7 +50,7 @@ impl Store {
     /// The attempts of a task and of its parts, first to last.
     pub async fn attempts(&self, task: TaskId) -> Result<Vec<Attempt>, StoreError> {
         const SQL: &str = "SELECT detail FROM attempts WHERE task_id IN (SELECT id FROM tasks WHERE id = $1 OR parent_id = $1) \
-             ORDER BY started_at, id";
+             ORDER BY started_at, task_id, number";
         let id = task.to_string();
         let details: Vec<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_all(c).await)?;
         details.iter().map(|detail| read(detail)).collect()

@@ -2,6 +2,7 @@
 //! look, and no change is missed.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -14,11 +15,14 @@ use crate::domain::id::TaskId;
 pub struct Changes {
     watched: Mutex<HashMap<TaskId, Watched>>,
     work: Notify,
+    mail: Notify,
 }
 
 #[derive(Default)]
 struct Watched {
     changed: Arc<Notify>,
+    /// How often it changed since it is watched.
+    count: Arc<AtomicU64>,
     watchers: usize,
 }
 
@@ -28,14 +32,31 @@ impl Changes {
         let mut watched = self.lock();
         let entry = watched.entry(task).or_default();
         entry.watchers += 1;
-        Watch { changes: Arc::clone(self), task, changed: Arc::clone(&entry.changed) }
+        let (changed, count) = (Arc::clone(&entry.changed), Arc::clone(&entry.count));
+        Watch { changes: Arc::clone(self), task, changed, count }
     }
 
     /// Tells the watchers of a task that it changed.
     pub fn task_changed(&self, task: TaskId) {
         if let Some(watched) = self.lock().get(&task) {
+            watched.count.fetch_add(1, Ordering::SeqCst);
             watched.changed.notify_waiters();
         }
+    }
+
+    /// Every task that is watched.
+    pub fn watched(&self) -> Vec<TaskId> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Tells the engine that a webhook may be due.
+    pub fn mail_due(&self) {
+        self.mail.notify_one();
+    }
+
+    /// Waits until a webhook may be due. What was told before the call counts.
+    pub async fn mail(&self) {
+        self.mail.notified().await;
     }
 
     /// Tells the engine that work may be due.
@@ -58,9 +79,15 @@ pub struct Watch {
     changes: Arc<Changes>,
     task: TaskId,
     changed: Arc<Notify>,
+    count: Arc<AtomicU64>,
 }
 
 impl Watch {
+    /// How often the task changed since it is watched: as long as it stays the same there is nothing new to read.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
     /// Arms the watch: the future ends with the first change after this call, even one that comes before it is polled.
     pub fn armed(&self) -> OwnedNotified {
         Arc::clone(&self.changed).notified_owned()

@@ -5,14 +5,18 @@ mod attempts;
 mod backend;
 mod changes;
 mod claim;
+mod deliveries;
 mod events;
 mod files;
 mod images;
 mod lanes;
 mod list;
+mod news;
+mod outbox;
 mod queue;
 mod settings;
 mod tasks;
+mod webhooks;
 mod writer;
 
 use std::sync::Arc;
@@ -21,12 +25,15 @@ pub use attempts::Straggler;
 pub use backend::Exclusive;
 pub use changes::{Changes, Watch};
 pub use claim::Claim;
+pub use deliveries::{DeliveryFilter, Due, Leased};
 pub use events::EventRow;
 pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
 pub use tasks::{Accepted, Change};
+pub use webhooks::Endpoint;
 
 use crate::domain::clock::{Clock, Millis};
+use crate::domain::link::Links;
 use backend::Db;
 
 /// Why the store did not do what it was asked.
@@ -80,6 +87,10 @@ pub struct Store {
     db: Db,
     clock: Arc<dyn Clock>,
     changes: Arc<Changes>,
+    news: Arc<news::News>,
+    endpoints: Arc<webhooks::Endpoints>,
+    /// How links in webhooks are made; without it none are written.
+    links: Option<Links>,
 }
 
 impl Store {
@@ -92,7 +103,8 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let db = Db::open(url, exclusive, migrate).await?;
-        Ok(Self { db, clock, changes: Arc::default() })
+        let (changes, news, endpoints) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { db, clock, changes, news, endpoints, links: None })
     }
 
     /// Where to hear of tasks that changed and of work that fell due.
@@ -107,6 +119,7 @@ impl Store {
 
     /// Finishes what is being written and closes.
     pub async fn close(&self) {
+        self.news.close().await;
         self.db.close().await;
     }
 }

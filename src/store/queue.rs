@@ -1,6 +1,7 @@
 //! The line before each lane: fair between flows (a tenant's tasks of one priority), by start-time fair queueing. A task's
-//! rank is the later of the line's present and its flow's last rank, plus a step that is short for flows of weight: so a
-//! flow with a thousand tasks in line does not delay another's first one, and no flow waits for ever.
+//! rank is the line's present or, for a flow that is in line already, a step after its last one, whichever is later; the
+//! step is short for flows of weight. So a flow with a thousand tasks in line does not delay another's first one, and no
+//! flow waits for ever.
 
 use std::collections::HashMap;
 
@@ -37,7 +38,10 @@ pub(super) async fn rank(conn: &mut Conn<'_>, task: &Task, flow: &str) -> Result
     }
     let (first, own): (Option<i64>, Option<i64>) =
         on!(conn, c => sqlx::query_as(ENDS).bind(&task.lane).bind(flow).fetch_one(c).await)?;
-    Ok(first.max(own).unwrap_or(0) + step(task.request.priority))
+    let step = step(task.request.priority);
+    // A tenth of a step behind the present: the more urgent of two that come first goes first.
+    let present = first.unwrap_or(0) + step / 10;
+    Ok(own.map_or(present, |last| present.max(last + step)))
 }
 
 impl Store {

@@ -4,9 +4,10 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
-use super::{Store, StoreError, attempts, events, images, queue};
+use super::{Store, StoreError, attempts, deliveries, events, images, outbox, queue};
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
+use crate::domain::delivery::Delivery;
 use crate::domain::id::TaskId;
 use crate::domain::image::StoredImage;
 use crate::domain::task::{Notice, Phase, Task};
@@ -127,9 +128,14 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
 impl Store {
     /// Stores a new task with its parts durably, or finds the one its idempotency key belongs to.
     pub async fn accept(&self, task: Task, parts: Vec<Task>) -> Result<Accepted, StoreError> {
-        let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, task, parts))).await?;
+        let owed = self.owed(&task, &[outbox::queued()], &[]).await?;
+        let mail = !owed.is_empty();
+        let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, task, parts, owed))).await?;
         if let Accepted::Created(_) = accepted {
             self.changes.work_due();
+            if mail {
+                self.changes.mail_due();
+            }
         }
         Ok(accepted)
     }
@@ -139,9 +145,18 @@ impl Store {
     /// is now.
     pub async fn save(&self, change: Change) -> Result<Box<Task>, StoreError> {
         let now = self.clock.now();
-        let task = self.db.write(move |conn| Box::pin(update(conn, change, now))).await?;
-        self.changes.task_changed(task.id);
+        let owed = self.owed(&change.task, &change.notices, &change.images).await?;
+        let (told, mail) = (!change.notices.is_empty(), !owed.is_empty());
+        let task = self.db.write(move |conn| Box::pin(update(conn, change, owed, now))).await?;
         self.changes.work_due();
+        // Whoever waits for a task waits for something to be told; a poll that finds nothing new wakes nobody.
+        if told {
+            self.changes.task_changed(task.id);
+            self.news.task_changed(task.id);
+        }
+        if mail {
+            self.changes.mail_due();
+        }
         Ok(task)
     }
 
@@ -170,9 +185,23 @@ impl Store {
     }
 }
 
-async fn insert_all(mut conn: Conn<'_>, task: Task, parts: Vec<Task>) -> Result<Accepted, StoreError> {
+async fn insert_all(
+    mut conn: Conn<'_>,
+    task: Task,
+    parts: Vec<Task>,
+    owed: Vec<Delivery>,
+) -> Result<Accepted, StoreError> {
+    const LABEL: &str = "INSERT INTO task_labels (owner, label, task_id) VALUES ($1, $2, $3)";
     let accepted = insert(&mut conn, task).await?;
-    if let Accepted::Created(_) = accepted {
+    if let Accepted::Created(task) = &accepted {
+        for (name, value) in &task.request.metadata {
+            on!(&mut conn, c => sqlx::query(LABEL)
+                .bind(&task.tenant).bind(outbox::label(name, value)).bind(task.id.to_string())
+                .execute(c).await.map(drop))?;
+        }
+        for owed in owed {
+            deliveries::put(&mut conn, &owed).await?;
+        }
         for part in parts {
             insert(&mut conn, part).await?;
         }
@@ -204,7 +233,12 @@ async fn insert(conn: &mut Conn<'_>, mut task: Task) -> Result<Accepted, StoreEr
     }
 }
 
-async fn update(mut conn: Conn<'_>, change: Change, now: Millis) -> Result<Box<Task>, StoreError> {
+async fn update(
+    mut conn: Conn<'_>,
+    change: Change,
+    owed: Vec<Delivery>,
+    now: Millis,
+) -> Result<Box<Task>, StoreError> {
     if let Some(gate) = &change.gate {
         lanes::pass(&mut conn, gate, now).await?;
     }
@@ -235,6 +269,9 @@ async fn update(mut conn: Conn<'_>, change: Change, now: Millis) -> Result<Box<T
     } else {
         for notice in &change.notices {
             events::put(&mut conn, &id, notice, now).await?;
+        }
+        for owed in owed {
+            deliveries::put(&mut conn, &owed).await?;
         }
     }
     Ok(task)

@@ -21,6 +21,9 @@ pub const KEY: &str = "easel_test_0123456789abcdef";
 /// The key of another tenant.
 pub const OTHER_KEY: &str = "easel_other_0123456789abcdef";
 
+/// A public address that stands for the one the test gateway gets.
+pub const ITSELF: &str = "http://itself.invalid";
+
 /// Configuration that begins so names its own providers.
 const ONLY: &str = "# only\n";
 
@@ -37,10 +40,43 @@ pub struct Gateway {
     pub clock: Arc<TestClock>,
     pub simulator: Simulator,
     pub app: App,
-    _folder: TempDir,
+    config: Config,
+    time: Arc<dyn Clock>,
+    folder: TempDir,
     http: reqwest::Client,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// A gateway that listens.
+pub struct Served {
+    pub url: String,
+    pub app: App,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Served {
+    async fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let listener = listen().await;
+        let address = listener.local_addr().unwrap();
+        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), migrate: true };
+        let mut config = config.clone();
+        if config.server.public_url == ITSELF {
+            config.server.public_url = format!("http://{address}");
+        }
+        let app = App::open(&config, address, around).await.unwrap();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(easel::server::serve(listener, app.router.clone(), stop.clone()));
+        Self { url: format!("http://{address}"), app, stop, tasks }
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.app.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 /// An answer, read.
@@ -86,8 +122,13 @@ impl Gateway {
 
     /// A gateway that runs by itself in real time, on upstreams that are done at once.
     pub async fn live(db: Db) -> Self {
+        Self::live_configured(db, "").await
+    }
+
+    /// The same, with more configuration.
+    pub async fn live_configured(db: Db, more: &str) -> Self {
         let idle = Arc::new(TestClock::at(Millis(0)));
-        let gateway = Self::with_clock(db, "", idle, Arc::new(SystemClock::start())).await;
+        let gateway = Self::with_clock(db, more, idle, Arc::new(SystemClock::start())).await;
         gateway.app.engine.start();
         gateway
     }
@@ -97,19 +138,38 @@ impl Gateway {
         let options =
             Options { clock: Arc::clone(&clock), ledger: None, time_scale: 0.0, seed: 1, public_url: None };
         let simulator = Simulator::start(listen().await, options).await.unwrap();
-        let listener = listen().await;
-        let address = listener.local_addr().unwrap();
         let file = folder.path().join("easel.toml");
-        let more = more.replace("{gateway}", &format!("http://{address}"));
-        let text = configuration(&store_url(db, &folder).await, &simulator.url(), &folder, &more);
+        let text = configuration(&store_url(db, &folder).await, &simulator.url(), &folder, more);
         std::fs::write(&file, text).unwrap();
         let config = Config::load(Some(&file), &BTreeMap::new()).unwrap();
-        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), migrate: true };
-        let app = App::open(&config, address, around).await.unwrap();
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(easel::server::serve(listener, app.router.clone(), stop.clone()));
-        let url = format!("http://{address}");
-        Self { url, clock: test_clock, simulator, app, _folder: folder, http: client(), stop, tasks }
+        Self::open(config, simulator, folder, test_clock, clock).await
+    }
+
+    async fn open(
+        config: Config,
+        simulator: Simulator,
+        folder: TempDir,
+        test_clock: Arc<TestClock>,
+        time: Arc<dyn Clock>,
+    ) -> Self {
+        let Served { url, app, stop, tasks } = Served::open(&config, Arc::clone(&time)).await;
+        Self { url, clock: test_clock, simulator, app, config, time, folder, http: client(), stop, tasks }
+    }
+
+    /// The gateway stopped and started again, over the same database and the same pictures.
+    pub async fn restart(self) -> Self {
+        self.stop.cancel();
+        self.app.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        // With the last handle on it the database is free again.
+        drop(self.app);
+        Self::open(self.config, self.simulator, self.folder, self.clock, self.time).await
+    }
+
+    /// Another gateway over the same database; on SQLite there can be none.
+    pub async fn replica(&self) -> Served {
+        Served::open(&self.config, Arc::clone(&self.time)).await
     }
 
     /// Sends a request with the usual key.
@@ -231,6 +291,13 @@ impl Gateway {
         let next = self.app.store.next_wake().await.unwrap();
         let next = next.map_or(Duration::from_secs(1), |next| next.since(now));
         self.clock.advance(next.max(Duration::from_millis(1)));
+    }
+
+    /// Moves the clock to the moment at which the next webhook is due, and sends what is.
+    pub async fn next_letters(&self) {
+        let next = self.app.store.next_delivery().await.unwrap().expect("a webhook is owed");
+        self.clock.advance(next.since(self.clock.now()));
+        self.app.engine.run_until_idle().await.unwrap();
     }
 
     /// Paid requests the upstreams received.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{KEY, client, configuration, listen};
+use crate::sink::{Act, Sink};
 
 fn easel(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_easel"));
@@ -156,6 +157,34 @@ async fn killed_and_started_again_it_finishes_and_pays_once() {
     assert_eq!(task["status"], "succeeded", "{task}");
     let lines = std::fs::read_to_string(&ledger).unwrap();
     assert_eq!(lines.lines().filter(|line| line.contains("\"received\"")).count(), 1, "{lines}");
+}
+
+/// Killed while a receiver has a letter in hand and has not answered: it comes again, the same letter under the same id.
+#[tokio::test]
+async fn killed_while_a_webhook_is_on_its_way_it_sends_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (sim, gateway) = (free_port().await, free_port().await);
+    let mut simulator = easel(&["simulate", "--listen", &sim, "--time-scale", "0"], at);
+    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let store = format!("sqlite://{}/easel.db", at.display());
+    let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
+    let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
+    let start = || Running::start(easel(&["serve", "--config", &config], at), "easel is serving");
+    let sink = Sink::start(|_, before| if before == 2 { Act::Hang } else { Act::Status(200) }).await;
+    let running = start();
+    let body = serde_json::json!({"prompt": "a little cat", "model": "flux-schnell", "size": "64x64",
+        "webhook": {"url": sink.url, "events": ["task.attempt", "task.saving", "task.succeeded"]}});
+    let request = client().post(format!("http://{gateway}/generate")).bearer_auth(KEY);
+    let request = request.header("content-type", "application/json").body(body.to_string());
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::ACCEPTED);
+    sink.wait_for(3).await;
+    running.kill();
+    let _running = start();
+    let letters = sink.wait_for(4).await;
+    assert_eq!(sink.events(), ["task.attempt", "task.saving", "task.succeeded", "task.succeeded"]);
+    assert_eq!((letters[2].id(), &letters[2].body), (letters[3].id(), &letters[3].body));
+    assert_ne!(letters[1].id(), letters[2].id());
 }
 
 async fn free_port() -> String {

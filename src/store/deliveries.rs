@@ -1,0 +1,325 @@
+//! Webhooks owed, as rows: written with what they tell, leased like tasks, closed with what became of them.
+
+use sqlx::{AssertSqlSafe, FromRow};
+
+use super::backend::{Conn, on};
+use super::claim::count;
+use super::tasks::json;
+use super::{Store, StoreError};
+use crate::domain::clock::Millis;
+use crate::domain::delivery::{Delivery, DeliveryState, Sequel};
+use crate::domain::id::{EventId, TaskId, WebhookId};
+use crate::domain::webhook::Rotation;
+
+macro_rules! columns {
+    () => {
+        "d.id, d.tenant, d.task_id, d.webhook_id, d.url, d.seq, d.event, d.body, d.state, d.tries, d.version, d.wake_at, \
+         d.created_at, d.finished_at, d.log"
+    };
+}
+
+const BY_ID: &str = concat!("SELECT ", columns!(), " FROM deliveries d WHERE d.id = $1");
+/// No earlier letter of the same line is owed.
+const NEXT_IN_LINE: &str =
+    "NOT EXISTS (SELECT 1 FROM deliveries e WHERE e.line = d.line AND e.state = 'pending' AND e.seq < d.seq)";
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    tenant: String,
+    task_id: Option<String>,
+    webhook_id: Option<String>,
+    url: String,
+    seq: i64,
+    event: String,
+    body: String,
+    state: String,
+    tries: i64,
+    version: i64,
+    wake_at: Option<i64>,
+    created_at: i64,
+    finished_at: Option<i64>,
+    log: String,
+}
+
+impl TryFrom<Row> for Delivery {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let bad = || StoreError::Unreadable(format!("delivery {}", row.id));
+        Ok(Self {
+            id: row.id.parse().map_err(|_| bad())?,
+            task: row.task_id.as_deref().map(str::parse).transpose().map_err(|_| bad())?,
+            webhook: row.webhook_id.as_deref().map(str::parse).transpose().map_err(|_| bad())?,
+            state: DeliveryState::parse(&row.state).ok_or_else(bad)?,
+            log: serde_json::from_str(&row.log).map_err(|_| bad())?,
+            tries: u32::try_from(row.tries).unwrap_or_default(),
+            wake_at: row.wake_at.map(Millis),
+            created_at: Millis(row.created_at),
+            finished_at: row.finished_at.map(Millis),
+            tenant: row.tenant,
+            url: row.url,
+            event: row.event,
+            seq: row.seq,
+            body: row.body,
+        })
+    }
+}
+
+/// A letter that is due, not yet leased.
+#[derive(Debug, Clone, FromRow)]
+pub struct Due {
+    /// Its id.
+    pub id: String,
+    /// Where it goes.
+    pub host: String,
+}
+
+/// A letter this process may send.
+#[derive(Debug)]
+pub struct Leased {
+    /// The letter.
+    pub delivery: Delivery,
+    /// The version it is held by.
+    pub version: i64,
+    /// Its signer's secrets.
+    pub rotation: Rotation,
+}
+
+/// Which deliveries to list; absent fields match all.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryFilter {
+    /// Whose.
+    pub tenant: String,
+    /// To this registered endpoint.
+    pub webhook: Option<WebhookId>,
+    /// About this task.
+    pub task: Option<TaskId>,
+    /// In this state.
+    pub state: Option<DeliveryState>,
+    /// Older than this one: where the last page ended.
+    pub cursor: Option<EventId>,
+}
+
+/// Writes a letter that is owed from now on.
+pub(super) async fn put(conn: &mut Conn<'_>, owed: &Delivery) -> Result<(), StoreError> {
+    // Behind a letter of its line that waits for its next try it is due no sooner than that one, so that nobody looks at it
+    // in vain. One that is on its way may be closed this very moment, unseen from here: behind it, it is due now.
+    const PUT: &str = "INSERT INTO deliveries (id, tenant, task_id, webhook_id, url, host, line, seq, event, body, state, troubled, \
+         tries, version, leased, created_at, log, wake_at) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,1,$12,$14,'[]', \
+         COALESCE((SELECT MAX(e.wake_at) FROM deliveries e WHERE e.line = $7 AND e.state = 'pending' AND e.leased = $12 AND e.wake_at > $15), $15))";
+    on!(conn, c => sqlx::query(PUT)
+        .bind(owed.id.to_string()).bind(&owed.tenant).bind(owed.task.map(|id| id.to_string()))
+        .bind(owed.webhook.map(|id| id.to_string())).bind(&owed.url).bind(owed.host()).bind(owed.line())
+        .bind(owed.seq).bind(&owed.event).bind(&owed.body).bind(owed.state.as_str()).bind(false)
+        .bind(i64::from(owed.tries)).bind(owed.created_at.0).bind(owed.wake_at.map(|at| at.0))
+        .execute(c).await.map(drop))?;
+    Ok(())
+}
+
+impl Store {
+    /// Owes one letter that belongs to no task's step: a test.
+    pub async fn owe(&self, owed: Delivery) -> Result<(), StoreError> {
+        self.db.write(move |mut conn| Box::pin(async move { put(&mut conn, &owed).await })).await?;
+        self.changes.mail_due();
+        Ok(())
+    }
+
+    /// Ends all leases. Only for a process that is alone: those it finds are of one that was killed.
+    pub(super) async fn end_leases(&self) -> Result<(), StoreError> {
+        const END: &str =
+            "UPDATE deliveries SET wake_at = $1, leased = $2 WHERE state = 'pending' AND leased = $3";
+        let now = self.clock.now();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    on!(&mut conn, c => sqlx::query(END).bind(now.0).bind(false).bind(true).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Letters that are due and first in their line, longest due first: those in trouble, or all others. Hosts in `full`
+    /// are left out.
+    pub async fn due(&self, troubled: bool, full: &[String], limit: usize) -> Result<Vec<Due>, StoreError> {
+        let places: Vec<String> = (4..4 + full.len()).map(|place| format!("${place}")).collect();
+        let but = if full.is_empty() {
+            String::new()
+        } else {
+            format!("AND d.host NOT IN ({}) ", places.join(","))
+        };
+        let sql = format!(
+            "SELECT d.id, d.host FROM deliveries d WHERE d.state = 'pending' AND d.troubled = $1 AND d.wake_at <= $2 \
+             {but}AND {NEXT_IN_LINE} ORDER BY d.wake_at LIMIT $3"
+        );
+        let now = self.clock.now().0;
+        Ok(on!(&mut self.db.reader().await?.conn(), c => {
+            // The text holds nothing but numbered places.
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(troubled).bind(now).bind(count(limit));
+            for host in full {
+                query = query.bind(host);
+            }
+            query.fetch_all(c).await
+        })?)
+    }
+
+    /// Leases `take`, those of it that are still due and first in their line; moves `demote` among those in trouble.
+    pub async fn lease_deliveries(
+        &self,
+        take: Vec<String>,
+        demote: Vec<String>,
+        until: Millis,
+    ) -> Result<Vec<Leased>, StoreError> {
+        let now = self.clock.now();
+        self.db.write(move |conn| Box::pin(lease(conn, take, demote, until, now))).await
+    }
+
+    /// Saves what became of a leased letter. Nothing happens when the lease was lost: then another has it.
+    pub async fn close_delivery(&self, leased: Leased, sequel: Sequel) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let gone = leased.delivery.webhook.filter(|_| sequel == Sequel::Gone);
+        let tenant = leased.delivery.tenant.clone();
+        self.db.write(move |conn| Box::pin(close(conn, leased, sequel, now))).await?;
+        if let Some(webhook) = gone {
+            self.switch_endpoint(webhook, &tenant, Some("the receiver answered 410 Gone".into())).await?;
+        }
+        self.changes.mail_due();
+        Ok(())
+    }
+
+    /// Closes a leased letter whose endpoint is no longer there.
+    pub async fn drop_delivery(&self, id: EventId) -> Result<(), StoreError> {
+        const DROP: &str = "UPDATE deliveries SET state = 'disabled', wake_at = NULL, finished_at = $2, version = version + 1 \
+             WHERE id = $1 AND state = 'pending'";
+        let (id, now) = (id.to_string(), self.clock.now());
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    on!(&mut conn, c => sqlx::query(DROP).bind(id).bind(now.0).execute(c).await.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Owes a letter once more, word for word; whether it was one of the tenant's.
+    pub async fn redeliver(&self, tenant: String, id: EventId) -> Result<bool, StoreError> {
+        const AGAIN: &str = "UPDATE deliveries SET state = 'pending', tries = 0, troubled = $4, wake_at = $3, finished_at = NULL, \
+             leased = $4, version = version + 1 WHERE id = $1 AND tenant = $2";
+        let (id, now) = (id.to_string(), self.clock.now());
+        let work = self.db.write(move |mut conn| {
+            Box::pin(async move {
+                let changed = on!(&mut conn, c => sqlx::query(AGAIN).bind(id).bind(tenant).bind(now.0).bind(false)
+                    .execute(c).await.map(|done| done.rows_affected()))?;
+                Ok(changed > 0)
+            })
+        });
+        let there = work.await?;
+        self.changes.mail_due();
+        Ok(there)
+    }
+
+    /// One letter, whoever's it is.
+    pub async fn delivery(&self, id: EventId) -> Result<Option<Delivery>, StoreError> {
+        let id = id.to_string();
+        let row: Option<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(BY_ID).bind(id).fetch_optional(c).await)?;
+        row.map(Delivery::try_from).transpose()
+    }
+
+    /// A page of a tenant's letters, newest first, and whether there are older ones.
+    pub async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+        limit: usize,
+    ) -> Result<(Vec<Delivery>, bool), StoreError> {
+        const LIST: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM deliveries d WHERE d.tenant = $1 AND d.id < $2 AND ($3 IS NULL OR d.webhook_id = $3) \
+             AND ($4 IS NULL OR d.task_id = $4) AND ($5 IS NULL OR d.state = $5) ORDER BY d.id DESC LIMIT $6"
+        );
+        let below = filter.cursor.map_or_else(|| "evt_~".to_owned(), |id| id.to_string());
+        let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(LIST)
+            .bind(&filter.tenant).bind(below).bind(filter.webhook.map(|id| id.to_string()))
+            .bind(filter.task.map(|id| id.to_string())).bind(filter.state.map(DeliveryState::as_str))
+            .bind(count(limit + 1)).fetch_all(c).await)?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        Ok((rows.into_iter().map(Delivery::try_from).collect::<Result<_, _>>()?, more))
+    }
+
+    /// The next moment at which a letter falls due or a lease on one ends.
+    pub async fn next_delivery(&self) -> Result<Option<Millis>, StoreError> {
+        const NEXT: &str = "SELECT MIN(wake_at) FROM deliveries WHERE state = 'pending' AND troubled = $1";
+        let mut reader = self.db.reader().await?;
+        let mut next = Vec::new();
+        for troubled in [false, true] {
+            let at: Option<i64> =
+                on!(&mut reader.conn(), c => sqlx::query_scalar(NEXT).bind(troubled).fetch_one(c).await)?;
+            next.extend(at);
+        }
+        Ok(next.into_iter().min().map(Millis))
+    }
+}
+
+async fn lease(
+    mut conn: Conn<'_>,
+    take: Vec<String>,
+    demote: Vec<String>,
+    until: Millis,
+    now: Millis,
+) -> Result<Vec<Leased>, StoreError> {
+    const DEMOTE: &str = "UPDATE deliveries SET troubled = $2 WHERE id = $1 AND state = 'pending'";
+    const TAKE: &str = "UPDATE deliveries SET wake_at = $2, leased = $4, version = version + 1 \
+         WHERE id = $1 AND state = 'pending' AND wake_at <= $3";
+    const SIGNED: &str = "SELECT generation, overlap_until FROM webhook_secrets WHERE owner = $1";
+    for id in demote {
+        on!(&mut conn, c => sqlx::query(DEMOTE).bind(id).bind(true).execute(c).await.map(drop))?;
+    }
+    let mut leased = Vec::with_capacity(take.len());
+    for id in take {
+        let taken = on!(&mut conn, c => sqlx::query(TAKE).bind(&id).bind(until.0).bind(now.0).bind(true)
+            .execute(c).await.map(|done| done.rows_affected()))?;
+        if taken == 0 {
+            continue;
+        }
+        let row: Row = on!(&mut conn, c => sqlx::query_as(BY_ID).bind(&id).fetch_one(c).await)?;
+        let version = row.version;
+        let delivery = Delivery::try_from(row)?;
+        let signed: Option<(i64, Option<i64>)> = on!(&mut conn, c => sqlx::query_as(SIGNED)
+            .bind(delivery.signer()).fetch_optional(c).await)?;
+        let rotation = signed.map_or_else(Rotation::default, |(generation, until)| Rotation {
+            generation,
+            overlap_until: until.map(Millis),
+        });
+        leased.push(Leased { delivery, version, rotation });
+    }
+    Ok(leased)
+}
+
+async fn close(mut conn: Conn<'_>, leased: Leased, sequel: Sequel, now: Millis) -> Result<(), StoreError> {
+    const CLOSE: &str = "UPDATE deliveries SET state = $3, tries = $4, wake_at = $5, finished_at = $6, log = $7, troubled = $8, \
+         leased = $9, version = version + 1 WHERE id = $1 AND version = $2";
+    // Those behind it wait as long as it does, so that nobody looks at them in vain.
+    const LATER: &str = "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at < $3";
+    const FREE: &str = "UPDATE deliveries SET wake_at = $3 WHERE line = $1 AND state = 'pending' AND seq > $2 AND wake_at > $3";
+    const GONE: &str = "UPDATE deliveries SET state = 'disabled', wake_at = NULL, finished_at = $3, version = version + 1 \
+         WHERE line = $1 AND state = 'pending' AND seq > $2";
+    let one = leased.delivery;
+    let troubled = matches!(sequel, Sequel::Again(_));
+    let closed = on!(&mut conn, c => sqlx::query(CLOSE)
+        .bind(one.id.to_string()).bind(leased.version).bind(one.state.as_str()).bind(i64::from(one.tries))
+        .bind(one.wake_at.map(|at| at.0)).bind(one.finished_at.map(|at| at.0)).bind(json(&one.log)).bind(troubled).bind(false)
+        .execute(c).await.map(|done| done.rows_affected()))?;
+    if closed == 0 {
+        return Ok(());
+    }
+    let (sql, at) = match sequel {
+        Sequel::Again(at) => (LATER, at),
+        Sequel::Delivered | Sequel::Dead => (FREE, now),
+        Sequel::Gone => (GONE, now),
+    };
+    on!(&mut conn, c => sqlx::query(sql).bind(one.line()).bind(one.seq).bind(at.0).execute(c).await.map(drop))?;
+    Ok(())
+}
