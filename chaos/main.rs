@@ -56,7 +56,7 @@ enum Mode {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
-        kills: Kills,
+        rage: Rage,
     },
     /// A crash in every window of the task's life, with every provider (needs a build with the feature chaos).
     Windows {
@@ -79,7 +79,7 @@ enum Mode {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
-        kills: Kills,
+        rage: Rage,
     },
 }
 
@@ -100,7 +100,7 @@ struct Common {
 }
 
 #[derive(Args)]
-struct Kills {
+struct Rage {
     /// How many kills.
     #[arg(default_value_t = 100)]
     count: usize,
@@ -124,9 +124,9 @@ struct Kills {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let passed = match Cli::parse().mode {
-        Mode::Kills { common, kills } => {
+        Mode::Kills { common, rage } => {
             fastrand::seed(common.seed);
-            kill(&common, &kills).await?
+            kill(&common, &rage).await?
         }
         Mode::Windows { common, only } => {
             fastrand::seed(common.seed);
@@ -136,31 +136,31 @@ async fn main() -> Result<ExitCode> {
             fastrand::seed(common.seed);
             bugs(&common, &only).await?
         }
-        Mode::All { common, kills } => {
+        Mode::All { common, rage } => {
             fastrand::seed(common.seed);
             let windows = windows(&common, "").await?;
             let bugs = bugs(&common, "").await?;
-            kill(&common, &kills).await? && windows && bugs
+            kill(&common, &rage).await? && windows && bugs
         }
     };
     println!("{}", if passed { "chaos: passed" } else { "chaos: FAILED" });
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn kill(common: &Common, kills: &Kills) -> Result<bool> {
+async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
     let mut plan = Plan::new(&common.easel);
     plan.postgres.clone_from(&common.postgres);
-    plan.replicas = kills.replicas;
-    plan.callbacks = kills.callbacks;
-    anyhow::ensure!(kills.replicas == 1 || plan.postgres.is_some(), "replicas share a Postgres, not a SQLite file");
+    plan.replicas = rage.replicas;
+    plan.callbacks = rage.callbacks;
+    anyhow::ensure!(rage.replicas == 1 || plan.postgres.is_some(), "replicas share a Postgres, not a SQLite file");
     let database = if plan.postgres.is_some() { "Postgres" } else { "SQLite" };
-    let outcome = kills::run(plan, kills.count, kills.callers, kills.webhooks, kills.keep).await?;
-    let title = format!("{} kills on {database}, {} gateway(s)", kills.count, kills.replicas);
-    let mut command = format!("chaos kills {} --seed {} --callers {}", kills.count, common.seed, kills.callers);
+    let outcome = kills::run(plan, rage.count, rage.callers, rage.webhooks, rage.keep).await?;
+    let title = format!("{} kills on {database}, {} gateway(s)", rage.count, rage.replicas);
+    let mut command = format!("chaos kills {} --seed {} --callers {}", rage.count, common.seed, rage.callers);
     for (on, flag) in [
         (common.postgres.is_some(), " --postgres URL"),
-        (kills.webhooks, " --webhooks"),
-        (kills.callbacks, " --callbacks"),
+        (rage.webhooks, " --webhooks"),
+        (rage.callbacks, " --callbacks"),
     ] {
         command += if on { flag } else { "" };
     }

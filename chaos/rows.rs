@@ -174,10 +174,10 @@ impl Db {
                 let tables: Vec<String> = sqlx::query_scalar(SQLITE).fetch_all(pool).await?;
                 let mut texts = Vec::new();
                 for table in tables {
-                    const COLUMNS: &str = "SELECT group_concat('coalesce(' || name || ','''')', '||'' ''||') FROM pragma_table_info($1)";
+                    const COLUMNS: &str = "SELECT group_concat('quote(\"' || name || '\")', ' || ') FROM pragma_table_info($1)";
                     let columns: String =
                         sqlx::query_scalar(COLUMNS).bind(&table).fetch_one(pool).await?;
-                    let sql = AssertSqlSafe(format!("SELECT CAST({columns} AS TEXT) FROM {table}"));
+                    let sql = AssertSqlSafe(format!("SELECT {columns} FROM \"{table}\""));
                     texts.extend(sqlx::query_scalar::<_, String>(sql).fetch_all(pool).await?);
                 }
                 Ok(texts)
