@@ -54,6 +54,11 @@ impl App {
             Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
         if config.store.url.starts_with("sqlite:") {
             store.wake_all().await?;
+            // Alone on the database is alone on its blobs.
+            let swept = Blobs::sweep(&config.blobs.url).await?;
+            if swept > 0 {
+                tracing::info!(swept, "half-written pictures of a process that was killed are cleared away");
+            }
         }
         let blobs = Blobs::open(&config.blobs.url).await?;
         let policy =

@@ -3,6 +3,7 @@
 
 mod fetch;
 pub mod pixels;
+mod sweep;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -91,6 +92,14 @@ impl Blobs {
         let blobs = Self { store: Arc::new(store) };
         blobs.probe().await.map_err(|e| failed(e.to_string()))?;
         Ok(blobs)
+    }
+
+    /// Clears away what a killed process left half-written. Only for a process that is alone on the store.
+    pub async fn sweep(url: &str) -> Result<usize, BlobError> {
+        let Some(folder) = url.strip_prefix("file://").map(PathBuf::from) else { return Ok(0) };
+        let swept = tokio::task::spawn_blocking(move || sweep::sweep(&folder)).await;
+        let swept = swept.map_err(|e| e.to_string()).and_then(|swept| swept.map_err(|e| e.to_string()));
+        swept.map_err(|reason| BlobError::Open { url: url.to_owned(), reason })
     }
 
     /// Writes and removes a few bytes: whether the store takes pictures now.
