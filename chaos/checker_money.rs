@@ -74,7 +74,7 @@ pub fn paid_at_most_once(world: &World, families: &Families) -> Finding {
     for family in Family::all(world, families) {
         let paid: Vec<_> = family.receptions.iter().filter(|one| one.paid()).collect();
         let told = || {
-            let seen: Vec<_> = paid.iter().map(|one| (one.seq, one.outcome.as_str(), one.nanos)).collect();
+            let seen: Vec<_> = paid.iter().map(|one| (one.seq, one.provider.as_str(), one.outcome.as_str(), one.nanos)).collect();
             format!("{}: paid {} times for {} call(s): {seen:?}", family.token, paid.len(), family.calls())
         };
         match family.whole().and_then(bound) {

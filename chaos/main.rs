@@ -20,6 +20,7 @@ mod kills;
 mod ledger;
 mod load;
 mod nemesis;
+mod network;
 mod order;
 mod process;
 mod proxy;
@@ -74,7 +75,12 @@ enum Mode {
         #[arg(long, default_value = "")]
         only: String,
     },
-    /// All three.
+    /// Answers that are lost or spoiled on their way.
+    Network {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// All of them.
     All {
         #[command(flatten)]
         common: Common,
@@ -132,6 +138,10 @@ async fn main() -> Result<ExitCode> {
             fastrand::seed(common.seed);
             windows(&common, &only).await?
         }
+        Mode::Network { common } => {
+            fastrand::seed(common.seed);
+            network(&common).await?
+        }
         Mode::Bugs { common, only } => {
             fastrand::seed(common.seed);
             bugs(&common, &only).await?
@@ -140,7 +150,8 @@ async fn main() -> Result<ExitCode> {
             fastrand::seed(common.seed);
             let windows = windows(&common, "").await?;
             let bugs = bugs(&common, "").await?;
-            kill(&common, &rage).await? && windows && bugs
+            let network = network(&common).await?;
+            kill(&common, &rage).await? && windows && bugs && network
         }
     };
     println!("{}", if passed { "chaos: passed" } else { "chaos: FAILED" });
@@ -170,6 +181,12 @@ async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
 
 async fn windows(common: &Common, only: &str) -> Result<bool> {
     let (text, passed) = windows::run(&common.easel, common.postgres.as_deref(), only).await?;
+    publish(common, &text)?;
+    Ok(passed)
+}
+
+async fn network(common: &Common) -> Result<bool> {
+    let (text, passed) = network::run(&common.easel).await?;
     publish(common, &text)?;
     Ok(passed)
 }

@@ -16,6 +16,8 @@ pub struct Order {
 }
 
 /// What goes wrong upstream, now and then, in words the simulator knows. All of them are in the retry table.
+/// (`style=piapi`: other layouts of a chat without a picture show the link of a preview that is not there, and the gateway
+/// tries for a day to fetch it.)
 const FAULTS: [&str; 10] = [
     "fail",
     "refuse",
@@ -26,7 +28,7 @@ const FAULTS: [&str; 10] = [
     "reset",
     "reset_accepted",
     "truncate=tail",
-    "no_image",
+    "no_image style=piapi",
 ];
 
 impl Order {

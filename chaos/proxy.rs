@@ -26,7 +26,7 @@ pub enum Spoil {
     HalfOpen,
     /// 502 instead of the answer.
     BadGateway,
-    /// 307 to the same path at the simulator itself.
+    /// Received whole and not forwarded: 307 to the same path at the simulator itself.
     Redirect,
     /// Received whole and not forwarded: the connection is reset over HTTP/1.1, the stream refused over HTTP/2.
     Refuse,
@@ -120,11 +120,19 @@ impl Inner {
             client.set_zero_linger()?;
             return Ok(());
         }
+        if post && self.spoil == Spoil::Redirect {
+            let head = format!(
+                "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{}{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                self.upstream, request.path
+            );
+            client.write_all(head.as_bytes()).await?;
+            return Ok(client.shutdown().await?);
+        }
         let answer = self.forward(&head[..at + request.body], at, &request.head).await;
         if !post || self.spoil == Spoil::Nothing {
             return self.pass(client, answer?).await;
         }
-        self.spoiled(client, answer?, &request.path).await
+        self.spoiled(client, answer?).await
     }
 
     /// Sends the request on, on a connection that ends with it.
@@ -147,12 +155,12 @@ impl Inner {
         Ok(())
     }
 
-    async fn spoiled(&self, mut client: TcpStream, mut upstream: TcpStream, path: &str) -> Result<()> {
+    async fn spoiled(&self, mut client: TcpStream, mut upstream: TcpStream) -> Result<()> {
         // From its last byte on the provider acts, whatever becomes of the answer.
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer).await?;
         match self.spoil {
-            Spoil::Nothing | Spoil::Refuse => bail!("not spoiled here"),
+            Spoil::Nothing | Spoil::Refuse | Spoil::Redirect => bail!("not spoiled here"),
             Spoil::Late(by) => {
                 tokio::time::sleep(by).await;
                 client.write_all(&answer).await?;
@@ -174,13 +182,6 @@ impl Inner {
             Spoil::BadGateway => {
                 let page = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 11\r\nConnection: close\r\n\r\nBad gateway";
                 client.write_all(page).await?;
-            }
-            Spoil::Redirect => {
-                let head = format!(
-                    "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{}{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                    self.upstream
-                );
-                client.write_all(head.as_bytes()).await?;
             }
         }
         client.shutdown().await?;

@@ -15,7 +15,6 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, PgPool, SqlitePool}
 pub struct TaskRow {
     pub id: String,
     pub parent_id: Option<String>,
-    pub tenant: String,
     pub idempotency_key: Option<String>,
     pub phase: String,
     pub request: String,
@@ -136,7 +135,7 @@ impl Db {
 
     /// Reads everything.
     pub async fn read(&self) -> Result<Rows> {
-        const TASKS: &str = "SELECT id, parent_id, tenant, idempotency_key, phase, request, state, wake_at, finished_at \
+        const TASKS: &str = "SELECT id, parent_id, idempotency_key, phase, request, state, wake_at, finished_at \
              FROM tasks ORDER BY created_at, id";
         const ATTEMPTS: &str = "SELECT id, task_id, provider, state, handle, started_at, detail FROM attempts \
              ORDER BY started_at, id";
