@@ -72,7 +72,8 @@ impl Told {
         match self {
             Self::Clean => "no violation".to_owned(),
             Self::Violated(all) => {
-                let more = if all.len() > 1 { format!(" (and {} more)", all.len() - 1) } else { String::new() };
+                let more =
+                    if all.len() > 1 { format!(" (and {} more)", all.len() - 1) } else { String::new() };
                 format!("{}{more}", all[0])
             }
             Self::Broken(why) => format!("**could not be played**: {why}"),
@@ -108,7 +109,8 @@ async fn redirected(easel: &Path, bug: Option<&str>) -> Result<Vec<String>> {
         count => found.push(format!("the configured address received the POST {count} times")),
     }
     if !world.receptions.is_empty() {
-        found.push("the POST went on to an address that nobody configured, and was paid for there".to_owned());
+        found
+            .push("the POST went on to an address that nobody configured, and was paid for there".to_owned());
     }
     Ok(found)
 }
@@ -233,7 +235,10 @@ async fn late(easel: &Path, bug: Option<&str>) -> Result<Vec<String>> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (world, findings) = stage.judged().await?;
-    let planted = world.receptions.iter().any(|one| one.correlation.as_deref().is_some_and(|at| at.contains("/hooks/")));
+    let planted = world
+        .receptions
+        .iter()
+        .any(|one| one.correlation.as_deref().is_some_and(|at| at.contains("/hooks/")));
     if !planted {
         bail!("not yet: no callback address goes with the paid call");
     }

@@ -4,7 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::Note;
+use crate::rows::TaskRow;
 use crate::world::World;
+
+/// Descriptors of database connections that a pool may open late. A leak of one per task would be several times more.
+const LAZY_DESCRIPTORS: usize = 12;
 
 /// What an invariant found.
 #[derive(Debug, Clone)]
@@ -80,7 +84,8 @@ fn promised(world: &World) -> Finding {
     let known: BTreeSet<&str> = world.rows.tasks.iter().map(|task| task.id.as_str()).collect();
     for note in &world.journal {
         if let Note::Accepted { id, key, .. } = note {
-            finding.check(known.contains(id.as_str()), || format!("{id} (key {key}) was promised and is gone"));
+            finding
+                .check(known.contains(id.as_str()), || format!("{id} (key {key}) was promised and is gone"));
         }
     }
     finding
@@ -112,14 +117,26 @@ fn one_key_one_task(world: &World) -> Finding {
 
 /// Which event may follow which; `task.queued` is the row itself.
 fn may_follow(before: &str, after: &str) -> bool {
-    let open = ["task.attempt", "task.progress", "task.partial_image", "task.saving", "task.failed", "task.canceled"];
+    let open = [
+        "task.attempt",
+        "task.progress",
+        "task.partial_image",
+        "task.saving",
+        "task.failed",
+        "task.canceled",
+    ];
     match before {
         "task.queued" => {
-            matches!(after, "task.attempt" | "task.progress" | "task.saving" | "task.failed" | "task.canceled")
+            matches!(
+                after,
+                "task.attempt" | "task.progress" | "task.saving" | "task.failed" | "task.canceled"
+            )
         }
         "task.attempt" | "task.progress" | "task.partial_image" => open.contains(&after),
         "task.saving" => matches!(after, "task.succeeded" | "task.failed"),
-        "task.succeeded" | "task.failed" | "task.canceled" | "task.late_result" => after == "task.late_result",
+        "task.succeeded" | "task.failed" | "task.canceled" | "task.late_result" => {
+            after == "task.late_result"
+        }
         _ => false,
     }
 }
@@ -186,22 +203,53 @@ fn custody(world: &World) -> Finding {
     let mut finding =
         Finding::new("V9", "image row ⇔ file, hashes right, no temporary file, the database sound");
     let files = &world.pictures.files;
-    let mut owned: BTreeSet<&str> = world.rows.files.iter().map(String::as_str).collect();
+    let owned: BTreeSet<&str> = owned(world).collect();
+    let orphans = orphans(world);
     for image in &world.rows.images {
-        owned.insert(&image.sha256);
         finding.check(files.contains_key(&image.sha256), || {
             format!("{}: {} is in no file", image.task_id, image.sha256)
         });
     }
     for (name, hash) in files {
         finding.check(name == hash, || format!("file {name} holds {hash}"));
-        finding.check(owned.contains(name.as_str()), || format!("file {name} belongs to nothing"));
+        let known = owned.contains(name.as_str()) || orphans.contains(name.as_str());
+        finding.check(known, || format!("file {name} belongs to nothing"));
     }
     for name in &world.pictures.temporary {
         finding.check(false, || format!("{name} was left behind"));
     }
     finding.check(world.rows.unsound.is_empty(), || world.rows.unsound.join("; "));
     finding
+}
+
+fn owned(world: &World) -> impl Iterator<Item = &str> {
+    let images = world.rows.images.iter().map(|image| image.sha256.as_str());
+    images.chain(world.rows.files.iter().map(String::as_str))
+}
+
+/// Files that a kill between the bytes of an inline picture and their row left without an owner: the provider's ledger
+/// knows them, and their attempt is one whose outcome was lost. Anything else without an owner is a violation.
+pub fn orphans(world: &World) -> BTreeSet<&str> {
+    let owned: BTreeSet<&str> = owned(world).collect();
+    let lost: BTreeSet<&str> = world
+        .rows
+        .attempts
+        .iter()
+        .filter(|attempt| attempt.state == "lost")
+        .map(|attempt| attempt.task_id.as_str())
+        .collect();
+    let lost: BTreeSet<String> = world
+        .rows
+        .tasks
+        .iter()
+        .filter(|task| lost.contains(task.id.as_str()))
+        .filter_map(TaskRow::token)
+        .collect();
+    let receptions =
+        world.receptions.iter().filter(|one| one.token.as_ref().is_some_and(|token| lost.contains(token)));
+    let inline = receptions.flat_map(|one| one.files.iter()).filter(|(url, _)| url.starts_with("inline:"));
+    let here = |sha256: &&str| world.pictures.files.contains_key(*sha256) && !owned.contains(sha256);
+    inline.filter_map(|(_, sha256)| sha256.as_deref()).filter(here).collect()
 }
 
 fn quiet(world: &World) -> Finding {
@@ -215,7 +263,7 @@ fn quiet(world: &World) -> Finding {
         }
     }
     if let Some((before, after)) = world.descriptors {
-        finding.check(after <= before, || format!("{before} descriptors grew to {after}"));
+        finding.check(after <= before + LAZY_DESCRIPTORS, || format!("{before} descriptors grew to {after}"));
     }
     finding
 }

@@ -74,7 +74,10 @@ pub fn paid_at_most_once(world: &World, families: &Families) -> Finding {
     for family in Family::all(world, families) {
         let paid: Vec<_> = family.receptions.iter().filter(|one| one.paid()).collect();
         let told = || {
-            let seen: Vec<_> = paid.iter().map(|one| (one.seq, one.provider.as_str(), one.outcome.as_str(), one.nanos)).collect();
+            let seen: Vec<_> = paid
+                .iter()
+                .map(|one| (one.seq, one.provider.as_str(), one.outcome.as_str(), one.nanos))
+                .collect();
             format!("{}: paid {} times for {} call(s): {seen:?}", family.token, paid.len(), family.calls())
         };
         match family.whole().and_then(bound) {
@@ -89,7 +92,8 @@ pub fn paid_at_most_once(world: &World, families: &Families) -> Finding {
     let mut seen = BTreeSet::new();
     for attempt in &world.rows.attempts {
         if let Some(handle) = &attempt.handle {
-            finding.check(seen.insert((&attempt.provider, handle)), || format!("{handle} serves two attempts"));
+            finding
+                .check(seen.insert((&attempt.provider, handle)), || format!("{handle} serves two attempts"));
         }
     }
     finding
@@ -111,7 +115,10 @@ pub fn written_before_sent(world: &World, families: &Families) -> Finding {
             });
             if let Some(planted) = reception.correlation.as_deref().filter(|text| text.starts_with("att_")) {
                 finding.check(family.attempts.iter().any(|one| one.id == planted), || {
-                    format!("{}: reception {} carries {planted}, which is not there", family.token, reception.seq)
+                    format!(
+                        "{}: reception {} carries {planted}, which is not there",
+                        family.token, reception.seq
+                    )
                 });
             }
         }
@@ -120,7 +127,8 @@ pub fn written_before_sent(world: &World, families: &Families) -> Finding {
 }
 
 pub fn no_picture_lost(world: &World, families: &Families) -> Finding {
-    let mut finding = Finding::new("V6", "a finished picture whose handle or link is known is stored, bit by bit");
+    let mut finding =
+        Finding::new("V6", "a finished picture whose handle or link is known is stored, bit by bit");
     for family in Family::all(world, families) {
         let ids: BTreeSet<&str> = family.tasks.iter().map(|task| task.id.as_str()).collect();
         let images = world.rows.images.iter().filter(|image| ids.contains(image.task_id.as_str()));
@@ -163,7 +171,8 @@ fn late(task: &TaskRow, sha256: &str) -> bool {
 }
 
 pub fn books_agree(world: &World, families: &Families) -> Finding {
-    let mut finding = Finding::new("V8", "the gateway's books say what the provider billed, less what is unknown");
+    let mut finding =
+        Finding::new("V8", "the gateway's books say what the provider billed, less what is unknown");
     for family in Family::all(world, families) {
         let Some(whole) = family.whole() else { continue };
         let billed: i64 = family.receptions.iter().filter_map(|one| one.nanos).sum();

@@ -1,6 +1,7 @@
 //! The world a scenario runs in: a folder of its own, the simulator as the upstream of every provider, a database, and the
 //! gateway, which is started, killed and started again.
 
+use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -108,7 +109,8 @@ impl Fleet {
                 self.blobs().display()
             );
             for kind in PROVIDERS {
-                text += &format!(
+                let _ = write!(
+                    text,
                     "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{upstream}\"\napi_key = \"{UPSTREAM_KEY}\"\n\
                      in_flight = 50\ntimeout_s = 5\npoll_after_s = 0.1\npoll_max_s = 0.5\n"
                 );

@@ -40,6 +40,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::fleet::Plan;
 
@@ -129,7 +130,20 @@ struct Rage {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let passed = match Cli::parse().mode {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Dropping what runs ends every child.
+    let passed = tokio::select! {
+        passed = run(Cli::parse().mode) => passed?,
+        _ = terminate.recv() => anyhow::bail!("stopped"),
+        _ = interrupt.recv() => anyhow::bail!("stopped"),
+    };
+    println!("{}", if passed { "chaos: passed" } else { "chaos: FAILED" });
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run(mode: Mode) -> Result<bool> {
+    Ok(match mode {
         Mode::Kills { common, rage } => {
             fastrand::seed(common.seed);
             kill(&common, &rage).await?
@@ -153,9 +167,7 @@ async fn main() -> Result<ExitCode> {
             let network = network(&common).await?;
             kill(&common, &rage).await? && windows && bugs && network
         }
-    };
-    println!("{}", if passed { "chaos: passed" } else { "chaos: FAILED" });
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
@@ -163,11 +175,17 @@ async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
     plan.postgres.clone_from(&common.postgres);
     plan.replicas = rage.replicas;
     plan.callbacks = rage.callbacks;
-    anyhow::ensure!(rage.replicas == 1 || plan.postgres.is_some(), "replicas share a Postgres, not a SQLite file");
+    anyhow::ensure!(
+        rage.replicas == 1 || plan.postgres.is_some(),
+        "replicas share a Postgres, not a SQLite file"
+    );
     let database = if plan.postgres.is_some() { "Postgres" } else { "SQLite" };
     let outcome = kills::run(plan, rage.count, rage.callers, rage.webhooks, rage.keep).await?;
     let title = format!("{} kills on {database}, {} gateway(s)", rage.count, rage.replicas);
     let mut command = format!("chaos kills {} --seed {} --callers {}", rage.count, common.seed, rage.callers);
+    if rage.replicas > 1 {
+        command += &format!(" --replicas {}", rage.replicas);
+    }
     for (on, flag) in [
         (common.postgres.is_some(), " --postgres URL"),
         (rage.webhooks, " --webhooks"),

@@ -45,7 +45,9 @@ impl Process {
                     // A log that cannot be written would hide what the suite is to find: the line is worth a panic.
                     log.write_all(format!("{line}\n").as_bytes()).expect("the log can be written");
                     if line.contains(serving) {
-                        told.send_if_modified(|sign| std::mem::replace(sign, Sign::Serving) == Sign::Starting);
+                        told.send_if_modified(|sign| {
+                            std::mem::replace(sign, Sign::Serving) == Sign::Starting
+                        });
                     }
                 }
                 // The pipe closes when the process is gone, however it went.
@@ -62,10 +64,8 @@ impl Process {
 
     /// Waits until it serves.
     pub async fn serving(&mut self) -> Result<()> {
-        let reached = tokio::time::timeout(
-            Duration::from_secs(60),
-            self.sign.wait_for(|sign| *sign != Sign::Starting),
-        );
+        let reached =
+            tokio::time::timeout(Duration::from_mins(1), self.sign.wait_for(|sign| *sign != Sign::Starting));
         let sign = *reached.await.with_context(|| format!("{} does not come up", self.name))??;
         if sign == Sign::Ended {
             bail!("{} ended before it served: {}", self.name, self.child.wait()?);

@@ -128,7 +128,7 @@ impl Inner {
             client.write_all(head.as_bytes()).await?;
             return Ok(client.shutdown().await?);
         }
-        let answer = self.forward(&head[..at + request.body], at, &request.head).await;
+        let answer = self.forward(&head[..at + request.body], at, &request.text).await;
         if !post || self.spoil == Spoil::Nothing {
             return self.pass(client, answer?).await;
         }
@@ -191,7 +191,7 @@ impl Inner {
 
 /// The head of an HTTP/1.1 request.
 struct Head {
-    head: String,
+    text: String,
     method: String,
     path: String,
     length: usize,
@@ -209,6 +209,6 @@ impl Head {
             name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
         });
         let (method, path) = (method.to_owned(), path.to_owned());
-        Ok(Self { method, path, length, body: body.unwrap_or(0), head })
+        Ok(Self { method, path, length, body: body.unwrap_or(0), text: head })
     }
 }

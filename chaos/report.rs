@@ -43,7 +43,8 @@ pub fn kills(title: &str, command: &str, outcome: &Outcome) -> String {
          | paid POSTs received by the providers | {} |\n\
          | attempts interrupted between intent and answer | {} |\n\
          | seconds from the last kill until every task had ended | {:.1} |\n\
-         | descriptors at rest, and after more of the same work | {}, {} |\n\
+         | descriptors at rest, and after more of the same work | {} |\n\
+         | pictures inside answers that a kill kept from being booked: files without an owner | {} |\n\
          | resident memory at the end, MiB | {} |\n\
          | the whole run, minutes | {:.1} |\n\n",
         kills.len(),
@@ -53,8 +54,8 @@ pub fn kills(title: &str, command: &str, outcome: &Outcome) -> String {
         outcome.receptions,
         outcome.interrupted,
         outcome.settled.as_secs_f64(),
-        outcome.descriptors.0,
-        outcome.descriptors.1,
+        outcome.descriptors.map_or("not measured".to_owned(), |(before, after)| format!("{before}, {after}")),
+        outcome.orphans,
         outcome.resident_kib / 1024,
         outcome.took.as_secs_f64() / 60.0,
     );

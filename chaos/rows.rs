@@ -173,9 +173,9 @@ impl Db {
                 let tables: Vec<String> = sqlx::query_scalar(SQLITE).fetch_all(pool).await?;
                 let mut texts = Vec::new();
                 for table in tables {
-                    const COLUMNS: &str = "SELECT group_concat('quote(\"' || name || '\")', ' || ') FROM pragma_table_info($1)";
-                    let columns: String =
-                        sqlx::query_scalar(COLUMNS).bind(&table).fetch_one(pool).await?;
+                    const COLUMNS: &str =
+                        "SELECT group_concat('quote(\"' || name || '\")', ' || ') FROM pragma_table_info($1)";
+                    let columns: String = sqlx::query_scalar(COLUMNS).bind(&table).fetch_one(pool).await?;
                     let sql = AssertSqlSafe(format!("SELECT {columns} FROM \"{table}\""));
                     texts.extend(sqlx::query_scalar::<_, String>(sql).fetch_all(pool).await?);
                 }
@@ -194,19 +194,18 @@ impl Db {
     }
 
     async fn unsound(&self) -> Result<Vec<String>> {
+        const CHECK: &str = "SELECT count(bt_index_check(c.oid)) FROM pg_class c JOIN pg_am a ON a.oid = c.relam \
+                     JOIN pg_namespace n ON n.oid = c.relnamespace \
+                     WHERE a.amname = 'btree' AND n.nspname = 'public' AND c.relkind = 'i'";
         match self {
             Self::Sqlite(pool) => {
-                let said: Vec<String> =
-                    sqlx::query_scalar("PRAGMA integrity_check").fetch_all(pool).await?;
+                let said: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(pool).await?;
                 Ok(said.into_iter().filter(|line| line != "ok").collect())
             }
             Self::Postgres(pool) => {
                 // amcheck raises an error for the first index it finds unsound.
                 sqlx::raw_sql("CREATE EXTENSION IF NOT EXISTS amcheck").execute(pool).await?;
-                const SQL: &str = "SELECT count(bt_index_check(c.oid)) FROM pg_class c JOIN pg_am a ON a.oid = c.relam \
-                     JOIN pg_namespace n ON n.oid = c.relnamespace \
-                     WHERE a.amname = 'btree' AND n.nspname = 'public' AND c.relkind = 'i'";
-                let checked = sqlx::query_scalar::<_, i64>(SQL).fetch_one(pool).await;
+                let checked = sqlx::query_scalar::<_, i64>(CHECK).fetch_one(pool).await;
                 Ok(checked.err().map(|error| error.to_string()).into_iter().collect())
             }
         }

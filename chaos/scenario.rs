@@ -13,7 +13,7 @@ use crate::order::Order;
 use crate::world::World;
 
 /// How long anything may take on this stage.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A world with one caller.
 pub struct Stage {
@@ -61,5 +61,6 @@ impl Stage {
 /// All violations in one list.
 pub fn violations(findings: &[Finding]) -> Vec<String> {
     let all = findings.iter();
-    all.flat_map(|finding| finding.violations.iter().map(move |what| format!("{}: {what}", finding.id))).collect()
+    all.flat_map(|finding| finding.violations.iter().map(move |what| format!("{}: {what}", finding.id)))
+        .collect()
 }

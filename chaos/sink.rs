@@ -119,10 +119,8 @@ pub fn verifies(secret: &str, id: &str, timestamp: &str, signatures: &str, body:
 /// V7: each end announced or dead-lettered, first deliveries in order per task, signatures good, nothing announced that
 /// was not committed.
 pub fn delivered(world: &World) -> Finding {
-    let mut finding = Finding::new(
-        "V7",
-        "each end announced, in order, signed, and never before it was committed",
-    );
+    let mut finding =
+        Finding::new("V7", "each end announced, in order, signed, and never before it was committed");
     let Some(deliveries) = &world.deliveries else { return finding };
     let mut first: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut names: BTreeMap<&str, &str> = BTreeMap::new();

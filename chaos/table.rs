@@ -29,18 +29,18 @@ pub fn expected(point: &str, provider: &str) -> Option<Seen> {
     let streams = provider == "gpt_4o_image";
     Some(match point {
         // Nothing was promised, or the same task is found under the key, or the lease ends: bought after the restart.
-        "accept.received" | "accept.committed" | "claim.committed" => Once,
+        "accept.received" | "accept.committed" | "claim.committed" |
+        // The links are known: the pictures are fetched again, or are here already.
+        "links.committed" | "bytes.stored" | "end.committed" => Once,
         // The intent is committed, and nothing says that the call was not made.
         "intent.committed" => Unknown(0),
-        // A stream's first link was committed before the answer was whole.
-        "answer.received" if streams => Once,
+        // A stream's first link is committed before the answer is whole.
+        "signal.committed" | "answer.received" if streams => Once,
         "answer.received" => Unknown(1),
         "signal.received" if streams => Unknown(1),
-        "signal.committed" if streams => Once,
         "signal.received" | "signal.committed" => NotPassed(NO_STREAM),
         "handle.committed" | "poll.answered" if polled => Once,
         "handle.committed" | "poll.answered" => NotPassed(AT_ONCE),
-        "links.committed" | "bytes.stored" | "end.committed" => Once,
         "callback.received" | "callback.committed" => Elsewhere("needs callbacks"),
         "webhook.sent" => Elsewhere("needs webhooks"),
         late if late.starts_with("late.") => Elsewhere("needs a result after the end"),

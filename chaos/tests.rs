@@ -44,8 +44,10 @@ fn sound() -> World {
         ..Reception::default()
     };
     let events = ["task.attempt", "task.saving", "task.succeeded"];
-    let events = (2..).zip(events).map(|(seq, name)| EventRow { task_id: "task_1".into(), seq, name: name.into() });
-    let accepted = Note::Accepted { id: "task_1".into(), key: "key-1".into(), token: TOKEN.into(), replayed: false };
+    let events =
+        (2..).zip(events).map(|(seq, name)| EventRow { task_id: "task_1".into(), seq, name: name.into() });
+    let accepted =
+        Note::Accepted { id: "task_1".into(), key: "key-1".into(), token: TOKEN.into(), replayed: false };
     let told = Note::Told { id: "task_1".into(), status: "succeeded".into() };
     let foreign = Note::Foreign { id: "task_1".into(), http: 404 };
     World {
@@ -115,16 +117,19 @@ fn two_tasks_under_one_key_are_seen() {
         world.rows.events.push(EventRow { task_id: "task_2".into(), seq: 2, name: "task.canceled".into() });
     };
     assert_eq!(broken(second), ["V2"]);
-    let replay = Note::Accepted { id: "task_1".into(), key: "other".into(), token: TOKEN.into(), replayed: true };
+    let replay =
+        Note::Accepted { id: "task_1".into(), key: "other".into(), token: TOKEN.into(), replayed: true };
     assert_eq!(broken(|world| world.journal.push(replay)), [""; 0], "one request under two keys, one task");
 }
 
 #[test]
 fn a_second_purchase_is_seen_unless_the_caller_allowed_it() {
     let again = |world: &mut World| {
-        let second = Reception { seq: 2, at: 12, upstream_id: Some("up-2".into()), ..world.receptions[0].clone() };
+        let second =
+            Reception { seq: 2, at: 12, upstream_id: Some("up-2".into()), ..world.receptions[0].clone() };
         world.receptions.push(second);
-        let attempt = AttemptRow { id: "att_2".into(), handle: Some("up-2".into()), ..world.rows.attempts[0].clone() };
+        let attempt =
+            AttemptRow { id: "att_2".into(), handle: Some("up-2".into()), ..world.rows.attempts[0].clone() };
         world.rows.attempts.push(attempt);
         world.rows.tasks[0].state = r#"{"cost":{"settled":"0.004"}}"#.into();
     };
@@ -148,7 +153,14 @@ fn a_second_purchase_is_seen_unless_the_caller_allowed_it() {
         [""; 0],
         "a refusal is no purchase"
     );
-    assert_eq!(broken(|world| world.rows.attempts.push(AttemptRow { id: "att_2".into(), detail: "{}".into(), ..world.rows.attempts[0].clone() })), ["V3"]);
+    assert_eq!(
+        broken(|world| world.rows.attempts.push(AttemptRow {
+            id: "att_2".into(),
+            detail: "{}".into(),
+            ..world.rows.attempts[0].clone()
+        })),
+        ["V3"]
+    );
 }
 
 #[test]
@@ -175,10 +187,21 @@ fn a_broken_history_is_seen() {
         ["V5"]
     );
     let late = |world: &mut World| {
-        world.rows.events.push(EventRow { task_id: "task_1".into(), seq: 5, name: "task.late_result".into() });
+        world.rows.events.push(EventRow {
+            task_id: "task_1".into(),
+            seq: 5,
+            name: "task.late_result".into(),
+        });
     };
     assert_eq!(broken(late), [""; 0]);
-    assert_eq!(broken(|world| world.rows.events.push(EventRow { task_id: "task_9".into(), seq: 2, name: "task.attempt".into() })), ["V5"]);
+    assert_eq!(
+        broken(|world| world.rows.events.push(EventRow {
+            task_id: "task_9".into(),
+            seq: 2,
+            name: "task.attempt".into()
+        })),
+        ["V5"]
+    );
 }
 
 #[test]
@@ -197,7 +220,10 @@ fn a_lost_picture_is_seen() {
         world.pictures.files.clear();
     };
     assert_eq!(broken(gone), ["V6"]);
-    assert_eq!(broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = Some("other".into())), ["V6"]);
+    assert_eq!(
+        broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = Some("other".into())),
+        ["V6"]
+    );
     assert_eq!(broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = None), ["V6"]);
     let late = |world: &mut World| {
         gone(world);
@@ -216,9 +242,18 @@ fn a_lost_picture_is_seen() {
 fn an_announcement_that_is_missing_forged_early_or_out_of_order_is_seen() {
     assert_eq!(broken(|world| world.deliveries = Some(Vec::new())), ["V7"]);
     assert_eq!(broken(|world| world.deliveries.as_mut().unwrap()[0].signed = false), ["V7"]);
-    assert_eq!(broken(|world| world.deliveries.as_mut().unwrap()[0].phase_then = Some("storing".into())), ["V7"]);
-    assert_eq!(broken(|world| world.deliveries.as_mut().unwrap().insert(0, delivery("evt_2", "task.late_result"))), ["V7"]);
-    assert_eq!(broken(|world| world.deliveries.as_mut().unwrap().push(delivery("evt_1", "task.failed"))), ["V7"]);
+    assert_eq!(
+        broken(|world| world.deliveries.as_mut().unwrap()[0].phase_then = Some("storing".into())),
+        ["V7"]
+    );
+    assert_eq!(
+        broken(|world| world.deliveries.as_mut().unwrap().insert(0, delivery("evt_2", "task.late_result"))),
+        ["V7"]
+    );
+    assert_eq!(
+        broken(|world| world.deliveries.as_mut().unwrap().push(delivery("evt_1", "task.failed"))),
+        ["V7"]
+    );
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let (id, time, body) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", br#"{"test": 2432232314}"#);
     // The example of the Standard Webhooks specification.
@@ -231,7 +266,10 @@ fn an_announcement_that_is_missing_forged_early_or_out_of_order_is_seen() {
 #[test]
 fn books_that_disagree_are_seen() {
     assert_eq!(broken(|world| world.receptions[0].nanos = Some(1)), ["V8"]);
-    assert_eq!(broken(|world| world.rows.attempts[0].detail = r#"{"billed":"yes","charged":"0.001"}"#.into()), ["V8"]);
+    assert_eq!(
+        broken(|world| world.rows.attempts[0].detail = r#"{"billed":"yes","charged":"0.001"}"#.into()),
+        ["V8"]
+    );
     assert_eq!(broken(|world| world.rows.attempts[0].state = "accepted".into()), ["V8"]);
     let unknown = |world: &mut World| {
         world.rows.tasks[0].state = r#"{"cost":{"settled":"0","unresolved":"0.002"}}"#.into();
@@ -245,11 +283,21 @@ fn loose_files_leaks_and_pryings_are_seen() {
     assert_eq!(broken(|world| world.pictures.files.clear()), ["V9"]);
     assert_eq!(broken(|world| drop(world.pictures.files.insert(HASH.into(), "other".into()))), ["V9"]);
     assert_eq!(broken(|world| drop(world.pictures.files.insert("b".into(), "b".into()))), ["V9"]);
+    let orphan = |state: &'static str| {
+        broken(move |world| {
+            world.pictures.files.insert("b".into(), "b".into());
+            world.receptions[0].files.insert("inline:0".into(), Some("b".into()));
+            world.receptions[0].upstream_id = Some("another".into());
+            world.rows.attempts[0].state = state.into();
+        })
+    };
+    assert_eq!(orphan("lost"), [""; 0], "bytes whose row a kill prevented");
+    assert_eq!(orphan("failed"), ["V9"]);
     assert_eq!(broken(|world| world.pictures.temporary.push("incoming/x".into())), ["V9"]);
     assert_eq!(broken(|world| world.rows.unsound.push("row 1 missing".into())), ["V9"]);
     assert_eq!(broken(|world| world.leaks.push("a row".into())), ["V10"]);
     assert_eq!(broken(|world| world.journal.push(Note::Leak { what: "a body".into() })), ["V10"]);
-    assert_eq!(broken(|world| world.descriptors = Some((20, 21))), ["V10"]);
+    assert_eq!(broken(|world| world.descriptors = Some((20, 33))), ["V10"]);
     assert_eq!(broken(|world| world.journal.push(Note::Foreign { id: "task_1".into(), http: 200 })), ["P8"]);
     assert_eq!(broken(|world| world.journal.push(Note::Odd { what: "500".into() })), ["S1"]);
 }
@@ -258,7 +306,10 @@ fn loose_files_leaks_and_pryings_are_seen() {
 fn tokens_ledger_lines_and_traces_are_read() {
     assert_eq!(token(&format!("Image size: 1:1. {TOKEN} [[sim: x]]")).as_deref(), Some(TOKEN));
     assert_eq!(token("a cat in a t-shirt"), None);
-    assert_eq!(count(b"{\"kind\":\"received\",\"seq\":1}\n{\"kind\":\"billed\"}\n{\"kind\":\"received\"}"), 2);
+    assert_eq!(
+        count(b"{\"kind\":\"received\",\"seq\":1}\n{\"kind\":\"billed\"}\n{\"kind\":\"received\"}"),
+        2
+    );
     let trace = "1 read(9, \"POST /generate HTTP/1.1\"...)\n2 fdatasync(8</x/easel.db-wal>) = 0\n1 writev(9, [{\"HTTP/1.1 202 Accepted\"";
     assert_eq!(crate::trace::read(trace), Some(true));
     assert_eq!(crate::trace::read(&trace.replace("-wal", "-shm")), Some(false));

@@ -51,7 +51,10 @@ impl Trace {
                 return Ok(synced);
             }
             if begun.elapsed() > Duration::from_secs(10) {
-                bail!("the trace shows no request with its answer:\n{}", text.chars().take(2_000).collect::<String>());
+                bail!(
+                    "the trace shows no request with its answer:\n{}",
+                    text.chars().take(2_000).collect::<String>()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -44,8 +44,11 @@ impl World {
         let rows = db.read().await?;
         let texts = db.texts().await?;
         db.close().await;
-        let mut leaks: Vec<String> =
-            texts.iter().filter_map(|text| canary(text)).map(|found| format!("a row holds {found}")).collect();
+        let mut leaks: Vec<String> = texts
+            .iter()
+            .filter_map(|text| canary(text))
+            .map(|found| format!("a row holds {found}"))
+            .collect();
         let mut searched = texts.len();
         for at in 0..fleet.replicas() {
             let log = std::fs::read_to_string(fleet.log(at)).unwrap_or_default();

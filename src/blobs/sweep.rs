@@ -46,7 +46,9 @@ mod tests {
         assert_eq!(sweep(&at.join("none")).unwrap(), 0);
         std::fs::create_dir_all(at.join("sha256/aa")).unwrap();
         std::fs::create_dir_all(at.join("incoming")).unwrap();
-        for name in ["sha256/aa/aa11", "sha256/aa/aa22#1", "sha256/aa/aa33#x", "incoming/token", "incoming/token#2"] {
+        for name in
+            ["sha256/aa/aa11", "sha256/aa/aa22#1", "sha256/aa/aa33#x", "incoming/token", "incoming/token#2"]
+        {
             std::fs::write(at.join(name), b"x").unwrap();
         }
         assert_eq!(sweep(at).unwrap(), 3);
