@@ -4,10 +4,10 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
-/// Removes them and answers with their number. Only for a process that is alone on the folder: another one may be
-/// writing just now.
-pub(super) fn sweep(folder: &Path) -> io::Result<usize> {
+/// Removes those last written before `before` and answers with their number.
+pub(super) fn sweep(folder: &Path, before: SystemTime) -> io::Result<usize> {
     let mut removed = 0;
     let mut folders = vec![(folder.to_owned(), false)];
     while let Some((next, incoming)) = folders.pop() {
@@ -20,7 +20,7 @@ pub(super) fn sweep(folder: &Path) -> io::Result<usize> {
             let name = entry.file_name();
             if entry.file_type()?.is_dir() {
                 folders.push((entry.path(), incoming || name == "incoming"));
-            } else if incoming || temporary(&name) {
+            } else if (incoming || temporary(&name)) && entry.metadata()?.modified()? < before {
                 std::fs::remove_file(entry.path())?;
                 removed += 1;
             }
@@ -37,13 +37,16 @@ fn temporary(name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn half_written_files_go_and_pictures_stay() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
-        assert_eq!(sweep(&at.join("none")).unwrap(), 0);
+        let ever = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 200);
+        assert_eq!(sweep(&at.join("none"), ever).unwrap(), 0);
         std::fs::create_dir_all(at.join("sha256/aa")).unwrap();
         std::fs::create_dir_all(at.join("incoming")).unwrap();
         for name in
@@ -51,7 +54,8 @@ mod tests {
         {
             std::fs::write(at.join(name), b"x").unwrap();
         }
-        assert_eq!(sweep(at).unwrap(), 3);
+        assert_eq!(sweep(at, SystemTime::UNIX_EPOCH).unwrap(), 0, "all are younger");
+        assert_eq!(sweep(at, ever).unwrap(), 3);
         assert!(at.join("sha256/aa/aa11").exists() && at.join("sha256/aa/aa33#x").exists());
         assert!(!at.join("sha256/aa/aa22#1").exists() && !at.join("incoming/token").exists());
     }
