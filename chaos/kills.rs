@@ -41,6 +41,8 @@ pub struct Outcome {
     pub descriptors: Option<(usize, usize)>,
     /// Pictures inside answers that a kill kept from being booked.
     pub orphans: usize,
+    /// Half-written files that gateways which share a folder clear away after an hour.
+    pub half_written: usize,
 }
 
 impl Outcome {
@@ -100,6 +102,7 @@ pub async fn run(plan: Plan, count: usize, callers: usize, webhooks: bool, keep:
         ends,
         interrupted: interrupted.count(),
         settled,
+        half_written: world.pictures.half_written,
         orphans: crate::checker::orphans(&world).len(),
         took: begun.elapsed(),
         resident_kib,

@@ -182,10 +182,10 @@ async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
     let database = if plan.postgres.is_some() { "Postgres" } else { "SQLite" };
     let outcome = kills::run(plan, rage.count, rage.callers, rage.webhooks, rage.keep).await?;
     let title = format!("{} kills on {database}, {} gateway(s)", rage.count, rage.replicas);
-    let mut command = format!("chaos kills {} --seed {} --callers {}", rage.count, common.seed, rage.callers);
-    if rage.replicas > 1 {
-        command += &format!(" --replicas {}", rage.replicas);
-    }
+    let mut command = format!(
+        "chaos kills {} --seed {} --callers {} --replicas {}",
+        rage.count, common.seed, rage.callers, rage.replicas
+    );
     for (on, flag) in [
         (common.postgres.is_some(), " --postgres URL"),
         (rage.webhooks, " --webhooks"),

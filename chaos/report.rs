@@ -45,6 +45,7 @@ pub fn kills(title: &str, command: &str, outcome: &Outcome) -> String {
          | seconds from the last kill until every task had ended | {:.1} |\n\
          | descriptors at rest, and after more of the same work | {} |\n\
          | pictures inside answers that a kill kept from being booked: files without an owner | {} |\n\
+         | half-written files, left for an hour where gateways may share the folder | {} |\n\
          | resident memory at the end, MiB | {} |\n\
          | the whole run, minutes | {:.1} |\n\n",
         kills.len(),
@@ -56,6 +57,7 @@ pub fn kills(title: &str, command: &str, outcome: &Outcome) -> String {
         outcome.settled.as_secs_f64(),
         outcome.descriptors.map_or("not measured".to_owned(), |(before, after)| format!("{before}, {after}")),
         outcome.orphans,
+        outcome.half_written,
         outcome.resident_kib / 1024,
         outcome.took.as_secs_f64() / 60.0,
     );

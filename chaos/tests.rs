@@ -327,6 +327,35 @@ fn the_table_knows_every_point_of_the_sources() {
     }
 }
 
+/// A POST over HTTP/2 is read to its end, counted and refused, as often as it comes.
+#[tokio::test]
+async fn every_post_over_http2_is_counted_and_refused() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let proxy = crate::proxy::Proxy::start("http://127.0.0.1:9", crate::proxy::Spoil::Refuse).await.unwrap();
+    let address = proxy.url().trim_start_matches("http://").to_owned();
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    client.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    for stream in [1, 3] {
+        // HEADERS that say nothing but their end, then two pieces of the body, the second the last.
+        client.write_all(&[0, 0, 1, 1, 4, 0, 0, 0, stream, 0x82]).await.unwrap();
+        client.write_all(&[0, 0, 1, 0, 0, 0, 0, 0, stream, b'a']).await.unwrap();
+        client.write_all(&[0, 0, 1, 0, 1, 0, 0, 0, stream, b'b']).await.unwrap();
+        let refused = loop {
+            let mut head = [0; 9];
+            client.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[2])];
+            client.read_exact(&mut payload).await.unwrap();
+            if head[3] == 3 {
+                break (head[8], payload);
+            }
+        };
+        assert_eq!(refused, (stream, vec![0, 0, 0, 7]));
+    }
+    assert_eq!(proxy.received().len(), 2);
+    assert!(proxy.received().iter().all(|one| one.http2));
+}
+
 #[test]
 fn the_command_line_holds_together() {
     <crate::Cli as clap::CommandFactory>::command().debug_assert();

@@ -88,7 +88,9 @@ async fn play(cell: &Cell) -> Result<Result<String, String>> {
     plan.postgres.clone_from(&cell.postgres);
     let mut stage = Stage::set(plan).await?;
     stage.start(None, &[("EASEL_CRASH", &cell.point)]).await?;
-    let order = Order::new(cell.provider, 0.2, "");
+    // A stream needs time between its first link and its end, or both are read at once and no signal is heard between.
+    let seconds = if cell.provider == "gpt_4o_image" { 2.0 } else { 0.2 };
+    let order = Order::new(cell.provider, seconds, "");
     if let Seen::NotPassed(why) = seen {
         let task = stage.through(&order).await?;
         let alive = stage.fleet.gateway(0)?.ended(std::time::Duration::ZERO).await?.is_none();

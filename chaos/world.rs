@@ -19,6 +19,8 @@ pub struct Pictures {
     pub files: BTreeMap<String, String>,
     /// Files that should have been temporary.
     pub temporary: Vec<String>,
+    /// How many of them are left for later, where gateways may share the folder.
+    pub half_written: usize,
 }
 
 /// A world at rest.
@@ -57,12 +59,17 @@ impl World {
                 leaks.extend(canary(line).map(|found| format!("a line of the log holds {found}: {line}")));
             }
         }
+        let mut pictures = pictures(&fleet.blobs())?;
+        if fleet.replicas() > 1 || fleet.store().starts_with("postgres") {
+            // Gateways that may share their folder leave another's half-written files alone for an hour.
+            pictures.half_written = std::mem::take(&mut pictures.temporary).len();
+        }
         let journal = if fleet.journal().exists() { journal::read(&fleet.journal())? } else { Vec::new() };
         Ok(Self {
             receptions: ledger::read(&fleet.ledger())?,
             journal,
             rows,
-            pictures: pictures(&fleet.blobs())?,
+            pictures,
             deliveries: None,
             searched,
             leaks,
