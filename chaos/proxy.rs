@@ -18,6 +18,8 @@ pub enum Spoil {
     Nothing,
     /// So much later.
     Late(Duration),
+    /// A stream's events come one by one from its first link on, with a pause after each.
+    Trickled,
     /// The connection is reset in the middle of the answer's body.
     ResetMidBody,
     /// The answer ends early, as if it were over.
@@ -66,7 +68,10 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 let inner = Arc::clone(&serving);
                 connections.spawn(async move {
-                    if let Err(error) = inner.serve(client).await {
+                    // A gateway that was killed in the middle is what proxies here are for.
+                    if let Err(error) = inner.serve(client).await
+                        && !error.is::<std::io::Error>()
+                    {
                         eprintln!("chaos: the proxy gave a connection up: {error:#}");
                     }
                 });
@@ -164,6 +169,16 @@ impl Inner {
             Spoil::Late(by) => {
                 tokio::time::sleep(by).await;
                 client.write_all(&answer).await?;
+            }
+            Spoil::Trickled => {
+                let link = answer.windows(4).position(|four| four == b"http").unwrap_or(answer.len());
+                client.write_all(&answer[..link]).await?;
+                for line in answer[link..].split_inclusive(|byte| *byte == b'\n') {
+                    client.write_all(line).await?;
+                    if !line.trim_ascii().is_empty() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
             }
             Spoil::ResetMidBody => {
                 client.write_all(&answer[..answer.len() - 10]).await?;

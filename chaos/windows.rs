@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::fleet::{PROVIDERS, Plan};
 use crate::order::Order;
+use crate::proxy::{Proxy, Spoil};
 use crate::scenario::{PATIENCE, Stage, violations};
 use crate::table::{Seen, expected, points};
 use crate::world::World;
@@ -87,10 +88,13 @@ async fn play(cell: &Cell) -> Result<Result<String, String>> {
     let mut plan = Plan::new(&cell.easel);
     plan.postgres.clone_from(&cell.postgres);
     let mut stage = Stage::set(plan).await?;
-    stage.start(None, &[("EASEL_CRASH", &cell.point)]).await?;
     // A stream needs time between its first link and its end, or both are read at once and no signal is heard between.
-    let seconds = if cell.provider == "gpt_4o_image" { 2.0 } else { 0.2 };
-    let order = Order::new(cell.provider, seconds, "");
+    let proxy = Proxy::start(stage.fleet.simulator(), Spoil::Trickled).await?;
+    if cell.provider == "gpt_4o_image" {
+        stage.fleet.reroute(proxy.url())?;
+    }
+    stage.start(None, &[("EASEL_CRASH", &cell.point)]).await?;
+    let order = Order::new(cell.provider, 0.1, "");
     if let Seen::NotPassed(why) = seen {
         let task = stage.through(&order).await?;
         let alive = stage.fleet.gateway(0)?.ended(std::time::Duration::ZERO).await?.is_none();
