@@ -16,7 +16,7 @@ use crate::api::{Api, Feeds, Key, Keys};
 use crate::blobs::Blobs;
 use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Millis};
 use crate::domain::delivery::Schedule;
 use crate::domain::link::Links;
 use crate::domain::secret::token;
@@ -53,8 +53,16 @@ impl App {
         let clock = around.clock;
         let store =
             Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
+        let mut abandoned = clock.now();
         if config.store.url.starts_with("sqlite:") {
             store.wake_all().await?;
+        } else {
+            // Another gateway may be writing just now, but not for so long.
+            abandoned = Millis(abandoned.0 - 3_600_000);
+        }
+        let swept = Blobs::sweep(&config.blobs.url, abandoned).await?;
+        if swept > 0 {
+            tracing::info!(swept, "half-written pictures of a process that was killed are cleared away");
         }
         let blobs = Blobs::open(&config.blobs.url).await?;
         let policy =

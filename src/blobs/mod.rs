@@ -3,10 +3,12 @@
 
 mod fetch;
 pub mod pixels;
+mod sweep;
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -16,6 +18,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, WriteMultipart};
 use sha2::{Digest, Sha256};
 
+use crate::domain::clock::Millis;
 use crate::domain::image::{HEADER_BYTES, Header, NotAPicture, ends_whole, read_header};
 use crate::domain::secret::{sha256_hex, token};
 use crate::net::guarded::FetchError;
@@ -91,6 +94,16 @@ impl Blobs {
         let blobs = Self { store: Arc::new(store) };
         blobs.probe().await.map_err(|e| failed(e.to_string()))?;
         Ok(blobs)
+    }
+
+    /// Clears away what a killed process left half-written before that moment. A store that does not say when its files
+    /// were written keeps them.
+    pub async fn sweep(url: &str, before: Millis) -> Result<usize, BlobError> {
+        let Some(folder) = url.strip_prefix("file://").map(PathBuf::from) else { return Ok(0) };
+        let before = UNIX_EPOCH + Duration::from_millis(before.0.try_into().unwrap_or(0));
+        let swept = tokio::task::spawn_blocking(move || sweep::sweep(&folder, before)).await;
+        let swept = swept.map_err(|e| e.to_string()).and_then(|swept| swept.map_err(|e| e.to_string()));
+        swept.map_err(|reason| BlobError::Open { url: url.to_owned(), reason })
     }
 
     /// Writes and removes a few bytes: whether the store takes pictures now.

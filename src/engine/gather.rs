@@ -8,17 +8,33 @@ use crate::domain::money::Usd;
 use crate::domain::task::{Event, Failure, Output, Phase, Source, Task};
 
 impl Inner {
-    /// Looks at the parts; the last one to end rings again.
-    pub(super) async fn gather(&self, mut task: Box<Task>) {
-        let Some((parts, images)) = self.look_at_parts(&task).await else { return };
+    /// Looks at the parts; the last one to end rings again. One that ends during the look has moved the task's version:
+    /// then the sums are of yesterday, nothing of them is saved, and the look is taken anew.
+    pub(super) async fn gather(&self, task: Box<Task>) {
+        let id = task.id;
+        // Each part ends once, and each end can spoil one look.
+        let looks = task.state.parts + 1;
+        let mut next = Some(task);
+        for _ in 0..looks {
+            let Some(task) = next.take() else { return };
+            if self.look(task).await {
+                return;
+            }
+            let now = self.store.task(id).await.ok().flatten();
+            next = now.filter(|now| now.phase == Phase::Gathering).map(Box::new);
+        }
+    }
+
+    /// Takes one look; whether it could be saved.
+    async fn look(&self, mut task: Box<Task>) -> bool {
+        let Some((parts, images)) = self.look_at_parts(&task).await else { return true };
         let ended = parts.iter().filter(|part| part.phase.terminal()).count();
         add_up(&mut task, &parts);
         if ended < parts.len() {
             #[expect(clippy::cast_precision_loss, reason = "ten at most")]
             let progress = (ended > 0).then(|| ended as f32 / parts.len() as f32);
             let step = Step { wake_at: None, ..Step::new(Event::Stay(progress), self.clock.now()) };
-            self.save(task, step).await;
-            return;
+            return self.save(task, step).await.is_some();
         }
         let outputs: Vec<Output> = images
             .into_iter()
@@ -31,11 +47,15 @@ impl Inner {
                 Some(failure) => Event::Fail(Failure { billed: task.billed(), ..failure }),
                 None => Event::Cancel,
             };
-            self.save(task, Step::new(event, now)).await;
-        } else if let Some(task) =
-            self.save(task, Step::new(Event::Produce(outputs), now + self.settings.lease)).await
-        {
-            self.bring(task).await;
+            return self.save(task, Step::new(event, now)).await.is_some();
+        }
+        let produced = self.save(task, Step::new(Event::Produce(outputs), now + self.settings.lease)).await;
+        match produced {
+            Some(task) => {
+                self.bring(task).await;
+                true
+            }
+            None => false,
         }
     }
 

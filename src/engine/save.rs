@@ -53,9 +53,10 @@ impl Step {
         Self { gate: Some(gate), ..self }
     }
 
-    /// Whether it tells of something the provider did, and must outlive a lost lease.
+    /// Whether it tells of something the provider did, and must outlive a lost lease. What was gathered from parts is
+    /// none: it can be looked at again, and its sums are the task's own.
     fn is_knowledge(&self) -> bool {
-        matches!(self.event, Event::Accept | Event::Produce(_))
+        self.attempt.is_some() && matches!(self.event, Event::Accept | Event::Produce(_))
     }
 }
 

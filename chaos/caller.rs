@@ -1,0 +1,171 @@
+//! One caller's HTTP: asks again with the same key when a connection is lost, and writes every promise down.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::fleet::{OTHER_KEY, OWNER_KEY};
+use crate::journal::{Journal, Note};
+use crate::order::Order;
+use crate::world::canary;
+
+/// How long a caller tries before it finds that odd.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A caller.
+#[derive(Clone)]
+pub struct Caller {
+    http: reqwest::Client,
+    urls: Arc<Vec<String>>,
+    journal: Arc<Journal>,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub replayed: bool,
+    pub body: Value,
+}
+
+impl Answer {
+    fn text(&self, name: &str) -> String {
+        self.body[name].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl Caller {
+    /// A caller of these gateways, who keeps this journal.
+    pub fn new(urls: Vec<String>, journal: Arc<Journal>) -> Self {
+        // A fresh connection for each request: a pooled one to a process that was killed only tests the client.
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+        let http = http.timeout(Duration::from_secs(20)).build().expect("a client");
+        Self { http, urls: Arc::new(urls), journal }
+    }
+
+    /// The same caller at other gateways.
+    pub fn at(&self, urls: Vec<String>) -> Self {
+        Self { urls: Arc::new(urls), ..self.clone() }
+    }
+
+    /// Asks once.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        api_key: &str,
+        order: Option<&Order>,
+    ) -> reqwest::Result<Answer> {
+        let url = format!("{}{path}", self.urls[fastrand::usize(..self.urls.len())]);
+        let mut request = self.http.request(method, url).bearer_auth(api_key);
+        if let Some(order) = order {
+            request = request.header("idempotency-key", &order.key).json(&order.body);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        let replayed = response.headers().contains_key("idempotency-replayed");
+        let text = response.text().await?;
+        if let Some(found) = canary(&text) {
+            self.journal.note(&Note::Leak { what: format!("the answer of {path} holds {found}") });
+        }
+        Ok(Answer { status, replayed, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+    }
+
+    /// Submits once; writes a promise down before anything else is done with it. `None` when nothing was promised.
+    pub async fn submit_once(&self, order: &Order) -> Option<String> {
+        let answer = self.ask(Method::POST, "/generate", OWNER_KEY, Some(order)).await.ok()?;
+        match answer.status {
+            StatusCode::ACCEPTED | StatusCode::OK => {
+                let id = answer.text("id");
+                self.journal.note(&Note::Accepted {
+                    id: id.clone(),
+                    key: order.key.clone(),
+                    token: order.token.clone(),
+                    replayed: answer.replayed,
+                });
+                self.told(&id, &answer);
+                Some(id)
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => None,
+            _ => {
+                self.odd(format!("POST /generate: {} {}", answer.status, answer.body));
+                None
+            }
+        }
+    }
+
+    /// Submits until it is promised, always with the same key.
+    pub async fn submit(&self, order: &Order) -> Option<String> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Some(id) = self.submit_once(order).await {
+                return Some(id);
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(10..60))).await;
+        }
+        self.odd(format!("{} was not taken in within {PATIENCE:?}", order.token));
+        None
+    }
+
+    /// Reads the task once; waits for its end up to `seconds` when that is not 0.
+    pub async fn look(&self, id: &str, seconds: u32) -> Option<Answer> {
+        let wait = if seconds > 0 { format!("?wait={seconds}") } else { String::new() };
+        let answer = self.ask(Method::GET, &format!("/tasks/{id}{wait}"), OWNER_KEY, None).await.ok()?;
+        match answer.status {
+            StatusCode::OK => self.told(id, &answer),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => return None,
+            status => self.odd(format!("GET {id}: {status} {}", answer.body)),
+        }
+        Some(answer)
+    }
+
+    /// The task's public status once it has ended; `None` when it has not within `patience`.
+    pub async fn end(&self, id: &str, patience: Duration) -> Option<Value> {
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            match self.look(id, 5).await {
+                Some(answer) if ended(&answer.text("status")) => return Some(answer.body),
+                Some(answer) if answer.status != StatusCode::OK => return None,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        None
+    }
+
+    /// Calls the task off.
+    pub async fn cancel(&self, id: &str) {
+        let Ok(answer) = self.ask(Method::POST, &format!("/tasks/{id}/cancel"), OWNER_KEY, None).await else {
+            return;
+        };
+        match answer.status {
+            StatusCode::OK | StatusCode::ACCEPTED => self.told(id, &answer),
+            StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {}
+            status => self.odd(format!("cancel {id}: {status} {}", answer.body)),
+        }
+    }
+
+    /// Looks at the task with another tenant's key.
+    pub async fn pry(&self, id: &str) {
+        if let Ok(answer) = self.ask(Method::GET, &format!("/tasks/{id}"), OTHER_KEY, None).await {
+            let http = answer.status.as_u16();
+            if http != 503 && http != 429 {
+                self.journal.note(&Note::Foreign { id: id.to_owned(), http });
+            }
+        }
+    }
+
+    fn told(&self, id: &str, answer: &Answer) {
+        self.journal.note(&Note::Told { id: id.to_owned(), status: answer.text("status") });
+    }
+
+    fn odd(&self, what: String) {
+        self.journal.note(&Note::Odd { what });
+    }
+}
+
+/// Whether a public status is an end.
+pub fn ended(status: &str) -> bool {
+    matches!(status, "succeeded" | "failed" | "canceled")
+}

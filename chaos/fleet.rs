@@ -1,0 +1,240 @@
+//! The world a scenario runs in: a folder of its own, the simulator as the upstream of every provider, a database, and the
+//! gateway, which is started, killed and started again.
+
+use std::fmt::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::Process;
+
+/// Every kind of provider; each is configured under its own name.
+pub const PROVIDERS: [&str; 4] = ["piapi_flux", "gpt_4o_image", "gpt_image", "imagepipeline"];
+
+/// The caller's key whose tenant owns the tasks, and that of another tenant. Canaries, like the next two: none of them
+/// may turn up in a log, a row or a body.
+pub const OWNER_KEY: &str = "easel_owner_canary5f0c2ab1d4e79836";
+pub const OTHER_KEY: &str = "easel_other_canary81b7d9e2c4a60f35";
+const UPSTREAM_KEY: &str = "upstream-canary-c1d2e3f4a5b69788";
+const PEPPER: &str = "pepper-canary-0f1e2d3c4b5a6978";
+/// What must occur nowhere.
+pub const CANARIES: [&str; 4] = [OWNER_KEY, OTHER_KEY, UPSTREAM_KEY, PEPPER];
+/// Signs webhooks that come with a request; see `server.webhook_secret` in the configuration below.
+pub const WEBHOOK_SECRET: &str = "whsec_Y2hhb3Mtc3VpdGUtd2ViaG9vay1zZWNyZXQtMDE=";
+
+/// How a world is laid out.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The program under test.
+    pub easel: PathBuf,
+    /// A database of one's own on this Postgres server, instead of SQLite.
+    pub postgres: Option<String>,
+    /// How many gateways share the database.
+    pub replicas: usize,
+    /// Multiplies the upstreams' times.
+    pub time_scale: f64,
+    /// Whether callbacks from providers can arrive.
+    pub callbacks: bool,
+    /// Where the gateway finds its providers, when not at the simulator itself.
+    pub upstream: Option<String>,
+    /// More configuration.
+    pub more: String,
+}
+
+impl Plan {
+    /// One gateway on SQLite, straight at the simulator, with quick upstreams.
+    pub fn new(easel: &Path) -> Self {
+        Self {
+            easel: easel.to_owned(),
+            postgres: None,
+            replicas: 1,
+            time_scale: 0.02,
+            callbacks: false,
+            upstream: None,
+            more: String::new(),
+        }
+    }
+}
+
+/// A running world.
+pub struct Fleet {
+    plan: Plan,
+    folder: tempfile::TempDir,
+    _simulator: Process,
+    simulator_url: String,
+    store: String,
+    ports: Vec<u16>,
+    gateways: Vec<Option<Process>>,
+}
+
+impl Fleet {
+    /// Lays the world out and starts the simulator; no gateway runs yet.
+    pub async fn open(plan: Plan) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("easel-chaos.").tempdir()?;
+        let port = free_port()?;
+        let mut command = Command::new(&plan.easel);
+        command.env_clear().current_dir(folder.path()).args(["simulate", "--listen"]);
+        command.arg(format!("127.0.0.1:{port}")).arg("--ledger").arg(folder.path().join("ledger.jsonl"));
+        command.args(["--time-scale", &plan.time_scale.to_string()]);
+        let log = folder.path().join("simulator.log");
+        let mut simulator = Process::start("the simulator", command, "Simulated providers at", &log)?;
+        simulator.serving().await?;
+        let store = match &plan.postgres {
+            Some(url) => crate::rows::fresh_postgres(url).await?,
+            None => format!("sqlite://{}/easel.db", folder.path().display()),
+        };
+        let ports = (0..plan.replicas).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+        let gateways = ports.iter().map(|_| None).collect();
+        let simulator_url = format!("http://127.0.0.1:{port}");
+        let fleet = Self { plan, folder, _simulator: simulator, simulator_url, store, ports, gateways };
+        fleet.configure()?;
+        Ok(fleet)
+    }
+
+    fn configure(&self) -> Result<()> {
+        let upstream = self.plan.upstream.as_deref().unwrap_or(&self.simulator_url);
+        for (at, port) in self.ports.iter().enumerate() {
+            let public = if self.plan.callbacks { self.url(at) } else { String::new() };
+            let mut text = format!(
+                "[server]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{public}\"\n\
+                 [auth]\npepper = \"{PEPPER}\"\n\
+                 keys = [{{ name = \"owner\", tenant = \"owner\", key = \"{OWNER_KEY}\" }},\n\
+                 {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
+                 [store]\nurl = \"{}\"\n[blobs]\nurl = \"file://{}\"\n\
+                 [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
+                 [engine]\nlease_s = 5\n[log]\nlevel = \"info\"\n",
+                self.store,
+                self.blobs().display()
+            );
+            for kind in PROVIDERS {
+                let _ = write!(
+                    text,
+                    "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{upstream}\"\napi_key = \"{UPSTREAM_KEY}\"\n\
+                     in_flight = 50\ntimeout_s = 5\npoll_after_s = 0.1\npoll_max_s = 0.5\n"
+                );
+            }
+            std::fs::write(self.config(at), text + &self.plan.more)?;
+        }
+        Ok(())
+    }
+
+    /// Points the gateways at another upstream from their next start on.
+    pub fn reroute(&mut self, upstream: &str) -> Result<()> {
+        self.plan.upstream = Some(upstream.to_owned());
+        self.configure()
+    }
+
+    fn config(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("easel-{at}.toml"))
+    }
+
+    /// Starts a gateway with these variables in its environment, and waits until it serves.
+    pub async fn start(&mut self, at: usize, environment: &[(&str, &str)]) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let mut command = Command::new(&self.plan.easel);
+            command.env_clear().current_dir(self.folder.path());
+            command.envs(environment.iter().copied()).args(["serve", "--config"]).arg(self.config(at));
+            let mut gateway = Process::start("the gateway", command, "easel is serving", &self.log(at))?;
+            match gateway.serving().await {
+                Ok(()) => {
+                    self.gateways[at] = Some(gateway);
+                    return Ok(());
+                }
+                // The port may have served for somebody's outgoing connection while nobody listened on it.
+                Err(error) if tries < 3 => {
+                    tries += 1;
+                    eprintln!("chaos: {error:#}; starting again");
+                }
+                Err(error) => return Err(error.context(self.tail(at))),
+            }
+        }
+    }
+
+    /// The gateway's process.
+    pub fn gateway(&mut self, at: usize) -> Result<&mut Process> {
+        self.gateways[at].as_mut().context("the gateway is not running")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, at: usize) -> Result<()> {
+        self.gateway(at)?.kill()?;
+        self.gateways[at] = None;
+        Ok(())
+    }
+
+    /// Where a gateway listens.
+    pub fn url(&self, at: usize) -> String {
+        format!("http://127.0.0.1:{}", self.ports[at])
+    }
+
+    /// Where all of them listen.
+    pub fn urls(&self) -> Vec<String> {
+        (0..self.ports.len()).map(|at| self.url(at)).collect()
+    }
+
+    /// Where the simulator listens.
+    pub fn simulator(&self) -> &str {
+        &self.simulator_url
+    }
+
+    /// The scenario's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Leaves the folder behind for a look.
+    pub fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
+    /// The simulator's ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.folder.path().join("ledger.jsonl")
+    }
+
+    /// The callers' journal.
+    pub fn journal(&self) -> PathBuf {
+        self.folder.path().join("journal.jsonl")
+    }
+
+    /// The blob folder.
+    pub fn blobs(&self) -> PathBuf {
+        self.folder.path().join("blobs")
+    }
+
+    /// What a gateway has logged.
+    pub fn log(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("gateway-{at}.log"))
+    }
+
+    /// The database's address.
+    pub fn store(&self) -> &str {
+        &self.store
+    }
+
+    /// How many gateways there are.
+    pub fn replicas(&self) -> usize {
+        self.ports.len()
+    }
+
+    fn tail(&self, at: usize) -> String {
+        let text = std::fs::read_to_string(self.log(at)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A free port below those that the system gives to outgoing connections, so that it is still free at the next start.
+pub fn free_port() -> Result<u16> {
+    for _ in 0..1_000 {
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no free port")
+}

@@ -1,0 +1,110 @@
+//! A child process under watch: what it says is kept in a file, that it serves and that it has ended are events one can
+//! wait for, and it is killed by its own handle alone.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
+
+/// How far a child has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Sign {
+    Starting,
+    Serving,
+    Ended,
+}
+
+/// A started program, killed when dropped.
+pub struct Process {
+    child: Child,
+    sign: watch::Receiver<Sign>,
+    name: String,
+}
+
+impl Process {
+    /// Starts it. `serving` is in the line by which it says that it is ready; all its lines go to the end of `log`.
+    pub fn start(name: &str, mut command: Command, serving: &'static str, log: &Path) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let (told, sign) = watch::channel(Sign::Starting);
+        let out = child.stdout.take().context("no standard output")?;
+        let err = child.stderr.take().context("no standard error")?;
+        for stream in [Box::new(out) as Box<dyn Read + Send>, Box::new(err)] {
+            let mut log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+            let told = told.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                    let line = String::from_utf8_lossy(&line);
+                    // A log that cannot be written would hide what the suite is to find: the line is worth a panic.
+                    log.write_all(format!("{line}\n").as_bytes()).expect("the log can be written");
+                    if line.contains(serving) {
+                        told.send_if_modified(|sign| {
+                            std::mem::replace(sign, Sign::Serving) == Sign::Starting
+                        });
+                    }
+                }
+                // The pipe closes when the process is gone, however it went.
+                told.send_replace(Sign::Ended);
+            });
+        }
+        Ok(Self { child, sign, name: name.to_owned() })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it serves.
+    pub async fn serving(&mut self) -> Result<()> {
+        let reached =
+            tokio::time::timeout(Duration::from_mins(1), self.sign.wait_for(|sign| *sign != Sign::Starting));
+        let sign = *reached.await.with_context(|| format!("{} does not come up", self.name))??;
+        if sign == Sign::Ended {
+            bail!("{} ended before it served: {}", self.name, self.child.wait()?);
+        }
+        Ok(())
+    }
+
+    /// Waits until it has ended by itself; `None` when it is still there after `patience`.
+    pub async fn ended(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
+        let ended = self.sign.wait_for(|sign| *sign == Sign::Ended);
+        if tokio::time::timeout(patience, ended).await.is_err() {
+            return Ok(None);
+        }
+        Ok(Some(self.child.wait()?))
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.id()))?.count())
+    }
+
+    /// Its resident memory in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,66 @@
+//! One task through one fault: the small stage on which crash windows and planted bugs are played.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::caller::Caller;
+use crate::checker::{Finding, judge};
+use crate::fleet::{Fleet, Plan};
+use crate::journal::Journal;
+use crate::order::Order;
+use crate::world::World;
+
+/// How long anything may take on this stage.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A world with one caller.
+pub struct Stage {
+    pub fleet: Fleet,
+    pub caller: Caller,
+}
+
+impl Stage {
+    /// Sets the stage; the gateway does not run yet.
+    pub async fn set(plan: Plan) -> Result<Self> {
+        let fleet = Fleet::open(plan).await?;
+        let journal = Arc::new(Journal::open(&fleet.journal())?);
+        let caller = Caller::new(fleet.urls(), journal);
+        Ok(Self { fleet, caller })
+    }
+
+    /// Sets the stage and starts the gateway with this bug alive, if any.
+    pub async fn with_bug(plan: Plan, bug: Option<&str>) -> Result<Self> {
+        let mut stage = Self::set(plan).await?;
+        stage.start(bug, &[]).await?;
+        Ok(stage)
+    }
+
+    /// Starts the gateway.
+    pub async fn start(&mut self, bug: Option<&str>, more: &[(&str, &str)]) -> Result<()> {
+        let mut environment: Vec<(&str, &str)> = more.to_vec();
+        environment.extend(bug.map(|bug| ("EASEL_BUG", bug)));
+        self.fleet.start(0, &environment).await
+    }
+
+    /// Submits an order and waits for the task's end.
+    pub async fn through(&self, order: &Order) -> Result<serde_json::Value> {
+        let id = self.caller.submit(order).await.context("not taken in")?;
+        self.caller.end(&id, PATIENCE).await.context("the task does not end")
+    }
+
+    /// What is left, and what the checker says to it.
+    pub async fn judged(&self) -> Result<(World, Vec<Finding>)> {
+        let world = World::gather(&self.fleet).await?;
+        let findings = judge(&world);
+        Ok((world, findings))
+    }
+}
+
+/// All violations in one list.
+pub fn violations(findings: &[Finding]) -> Vec<String> {
+    let all = findings.iter();
+    all.flat_map(|finding| finding.violations.iter().map(move |what| format!("{}: {what}", finding.id)))
+        .collect()
+}

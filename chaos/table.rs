@@ -1,0 +1,68 @@
+//! The table of crash windows (kill -9 between …): what must be seen after the restart, per point and kind of provider.
+//! The points are those the sources pass (`crash("…")`); one that is not in the table is a failure of the run.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+
+/// What must be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// The task succeeds, paid for once, and says so.
+    Once,
+    /// Nobody can say what became of the call: `outcome_unknown`, billed unknown, never sent again; so many POSTs arrived.
+    Unknown(usize),
+    /// This provider never passes the point.
+    NotPassed(&'static str),
+    /// Not a point of one plain task; its own scenario plays it.
+    Elsewhere(&'static str),
+}
+
+const NO_STREAM: &str = "its answer says nothing before it is whole";
+const AT_ONCE: &str = "its answer holds the picture: there is no handle and no poll";
+
+/// What must be seen after a crash at `point` with `provider`, without callbacks.
+pub fn expected(point: &str, provider: &str) -> Option<Seen> {
+    use Seen::{Elsewhere, NotPassed, Once, Unknown};
+    let polled = matches!(provider, "piapi_flux" | "imagepipeline");
+    let streams = provider == "gpt_4o_image";
+    Some(match point {
+        // Nothing was promised, or the same task is found under the key, or the lease ends: bought after the restart.
+        "accept.received" | "accept.committed" | "claim.committed" |
+        // The links are known: the pictures are fetched again, or are here already.
+        "links.committed" | "bytes.stored" | "end.committed" => Once,
+        // The intent is committed, and nothing says that the call was not made.
+        "intent.committed" => Unknown(0),
+        // A stream's first link is committed before the answer is whole.
+        "signal.committed" | "answer.received" if streams => Once,
+        "answer.received" => Unknown(1),
+        "signal.received" if streams => Unknown(1),
+        "signal.received" | "signal.committed" => NotPassed(NO_STREAM),
+        "handle.committed" | "poll.answered" if polled => Once,
+        "handle.committed" | "poll.answered" => NotPassed(AT_ONCE),
+        "callback.received" | "callback.committed" => Elsewhere("needs callbacks"),
+        "webhook.sent" => Elsewhere("needs webhooks"),
+        late if late.starts_with("late.") => Elsewhere("needs a result after the end"),
+        _ => return None,
+    })
+}
+
+/// The points that the sources pass.
+pub fn points() -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = std::fs::read_to_string(&path)?;
+                let calls = text.split("crash(\"").skip(1);
+                found.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+            }
+        }
+    }
+    Ok(found)
+}
