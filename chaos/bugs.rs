@@ -199,14 +199,15 @@ async fn announced_early(easel: &Path, bug: Option<&str>) -> Result<Vec<String>>
     };
     stage.caller.end(&id, PATIENCE).await.context("the task does not end")?;
     let begun = Instant::now();
-    while sink.deliveries().iter().all(|one| one.name != "task.succeeded") {
+    let secret = stage.caller.webhook_secret().await?;
+    while sink.deliveries(&secret).iter().all(|one| one.name != "task.succeeded") {
         if begun.elapsed() > Duration::from_secs(20) {
             bail!("not yet: the gateway announces nothing");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (mut world, _) = stage.judged().await?;
-    world.deliveries = Some(sink.deliveries());
+    world.deliveries = Some(sink.deliveries(&secret));
     Ok(violations(&crate::checker::judge(&world)))
 }
 

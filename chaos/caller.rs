@@ -50,6 +50,13 @@ impl Caller {
         Self { urls: Arc::new(urls), ..self.clone() }
     }
 
+    /// What letters to addresses of this caller's requests are signed with.
+    pub async fn webhook_secret(&self) -> anyhow::Result<String> {
+        let answer = self.ask(Method::GET, "/webhooks/secret", OWNER_KEY, None).await?;
+        anyhow::ensure!(answer.status.is_success(), "no webhook secret: {}", answer.status);
+        Ok(answer.text("secret"))
+    }
+
     /// Asks once.
     pub async fn ask(
         &self,

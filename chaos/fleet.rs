@@ -21,8 +21,6 @@ const UPSTREAM_KEY: &str = "upstream-canary-c1d2e3f4a5b69788";
 const PEPPER: &str = "pepper-canary-0f1e2d3c4b5a6978";
 /// What must occur nowhere.
 pub const CANARIES: [&str; 4] = [OWNER_KEY, OTHER_KEY, UPSTREAM_KEY, PEPPER];
-/// Signs webhooks that come with a request; see `server.webhook_secret` in the configuration below.
-pub const WEBHOOK_SECRET: &str = "whsec_Y2hhb3Mtc3VpdGUtd2ViaG9vay1zZWNyZXQtMDE=";
 
 /// How a world is laid out.
 #[derive(Debug, Clone)]
@@ -104,7 +102,7 @@ impl Fleet {
                  {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
                  [store]\nurl = \"{}\"\n[blobs]\nurl = \"file://{}\"\n\
                  [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
-                 [engine]\nlease_s = 5\n[log]\nlevel = \"info\"\n",
+                 [engine]\nlease_s = 5\n[webhooks]\nschedule_s = [1, 1, 1, 2, 2, 5, 5, 10]\n[log]\nlevel = \"info\"\n",
                 self.store,
                 self.blobs().display()
             );

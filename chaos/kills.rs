@@ -78,13 +78,15 @@ pub async fn run(plan: Plan, count: usize, callers: usize, webhooks: bool, keep:
     // Where work is left over, descriptors tell nothing.
     let descriptors = if rested { Some(descriptors(&mut fleet, &caller).await?) } else { None };
     let resident_kib = fleet.gateway(0)?.resident_kib()?;
-    // Deliveries that were refused come again after 5 seconds.
+    // Deliveries that were refused come again.
     if let Some(sink) = &sink {
-        announced(&fleet, sink).await?;
+        announced(&fleet, &caller, sink).await?;
     }
     let mut world = World::gather(&fleet).await?;
     world.descriptors = descriptors;
-    world.deliveries = sink.map(|sink| sink.deliveries());
+    if let Some(sink) = &sink {
+        world.deliveries = Some(sink.deliveries(&caller.webhook_secret().await?));
+    }
     let findings = judge(&world);
     if violated(&findings) {
         eprintln!("chaos: a look is worth it in {}", fleet.keep().display());
@@ -128,11 +130,12 @@ pub async fn rest(fleet: &Fleet, patience: Duration) -> Result<bool> {
 }
 
 /// Waits until the end of every task that asked for it was announced and taken.
-async fn announced(fleet: &Fleet, sink: &Sink) -> Result<()> {
+async fn announced(fleet: &Fleet, caller: &Caller, sink: &Sink) -> Result<()> {
+    let secret = caller.webhook_secret().await?;
     let begun = Instant::now();
     while begun.elapsed() < PEACE {
         let mut world = World::gather(fleet).await?;
-        world.deliveries = Some(sink.deliveries().into_iter().filter(|one| one.taken).collect());
+        world.deliveries = Some(sink.deliveries(&secret).into_iter().filter(|one| one.taken).collect());
         if crate::sink::delivered(&world).violations.is_empty() {
             return Ok(());
         }

@@ -64,12 +64,7 @@ impl Order {
         let provider = crate::fleet::PROVIDERS[fastrand::usize(..crate::fleet::PROVIDERS.len())];
         match fastrand::u8(..14) {
             0 => Self::in_parts(seconds),
-            1 | 2 => match FAULTS[fastrand::usize(..FAULTS.len())] {
-                // A chat without a picture may end in the link of a preview that is not there, which the gateway takes
-                // for the picture and tries to fetch for a day: longer than anybody waits here.
-                "no_image" if provider == "gpt_4o_image" => Self::new(provider, seconds, "refuse"),
-                fault => Self::new(provider, seconds, fault),
-            },
+            1 | 2 => Self::new(provider, seconds, FAULTS[fastrand::usize(..FAULTS.len())]),
             _ => Self::new(provider, seconds, ""),
         }
     }

@@ -1,7 +1,7 @@
 //! One task through one fault: the small stage on which crash windows and planted bugs are played.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -10,6 +10,7 @@ use crate::checker::{Finding, judge};
 use crate::fleet::{Fleet, Plan};
 use crate::journal::Journal;
 use crate::order::Order;
+use crate::sink::{Delivery, Sink};
 use crate::world::World;
 
 /// How long anything may take on this stage.
@@ -48,6 +49,36 @@ impl Stage {
     pub async fn through(&self, order: &Order) -> Result<serde_json::Value> {
         let id = self.caller.submit(order).await.context("not taken in")?;
         self.caller.end(&id, PATIENCE).await.context("the task does not end")
+    }
+
+    /// The task once a result has come after its end.
+    pub async fn late(&self, order: &Order) -> Result<serde_json::Value> {
+        let id = self.caller.submit(order).await.context("not found again")?;
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Some(seen) = self.caller.look(&id, 0).await
+                && !seen.body["late_result"].is_null()
+            {
+                return Ok(seen.body);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("the late result does not come")
+    }
+
+    /// The deliveries, once one of them has come twice.
+    pub async fn told_twice(&self, sink: &Sink) -> Result<Vec<Delivery>> {
+        let secret = self.caller.webhook_secret().await?;
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let told = sink.deliveries(&secret);
+            let ids: std::collections::BTreeSet<&str> = told.iter().map(|one| one.event.as_str()).collect();
+            if ids.len() < told.len() {
+                return Ok(told);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("nothing was announced a second time")
     }
 
     /// What is left, and what the checker says to it.

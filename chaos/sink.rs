@@ -18,7 +18,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::checker::Finding;
-use crate::fleet::WEBHOOK_SECRET;
 use crate::rows::Db;
 use crate::world::World;
 
@@ -39,8 +38,16 @@ pub struct Delivery {
     pub taken: bool,
 }
 
+/// What a signature is checked by.
+#[derive(Debug, Clone)]
+struct Sealed {
+    timestamp: String,
+    signatures: String,
+    body: Bytes,
+}
+
 struct Inner {
-    deliveries: Mutex<Vec<Delivery>>,
+    deliveries: Mutex<Vec<(Delivery, Sealed)>>,
     db: Option<Db>,
     refuse_half: bool,
 }
@@ -71,9 +78,14 @@ impl Sink {
         &self.url
     }
 
-    /// What has come so far.
-    pub fn deliveries(&self) -> Vec<Delivery> {
-        self.inner.deliveries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What has come so far, its signatures checked against the tenant's secret.
+    pub fn deliveries(&self, secret: &str) -> Vec<Delivery> {
+        let all = self.inner.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        let checked = all.iter().map(|(one, sealed)| Delivery {
+            signed: verifies(secret, &one.event, &sealed.timestamp, &sealed.signatures, &sealed.body),
+            ..one.clone()
+        });
+        checked.collect()
     }
 }
 
@@ -89,18 +101,17 @@ async fn take(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) 
     let delivery = Delivery {
         event: header("webhook-id").to_owned(),
         name: json["type"].as_str().unwrap_or_default().to_owned(),
-        signed: verifies(
-            WEBHOOK_SECRET,
-            header("webhook-id"),
-            header("webhook-timestamp"),
-            header("webhook-signature"),
-            &body,
-        ),
+        signed: false,
         task,
         phase_then,
         taken,
     };
-    inner.deliveries.lock().unwrap_or_else(PoisonError::into_inner).push(delivery);
+    let sealed = Sealed {
+        timestamp: header("webhook-timestamp").to_owned(),
+        signatures: header("webhook-signature").to_owned(),
+        body,
+    };
+    inner.deliveries.lock().unwrap_or_else(PoisonError::into_inner).push((delivery, sealed));
     if taken { StatusCode::NO_CONTENT } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 

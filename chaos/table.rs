@@ -13,18 +13,26 @@ pub enum Seen {
     Once,
     /// Nobody can say what became of the call: `outcome_unknown`, billed unknown, never sent again; so many POSTs arrived.
     Unknown(usize),
+    /// Paid by the hour, it is sent once more and succeeds; so many POSTs arrived in all.
+    Again(usize),
+    /// The same as once, where providers can ring.
+    Rung,
+    /// The end is `outcome_unknown`, and the picture is attached afterwards, once.
+    Late,
+    /// The same as once; the end is announced again, under the same id.
+    Told,
     /// This provider never passes the point.
     NotPassed(&'static str),
-    /// Not a point of one plain task; its own scenario plays it.
-    Elsewhere(&'static str),
 }
 
 const NO_STREAM: &str = "its answer says nothing before it is whole";
+const SILENT: &str = "it cannot ring";
 const AT_ONCE: &str = "its answer holds the picture: there is no handle and no poll";
 
 /// What must be seen after a crash at `point` with `provider`, without callbacks.
 pub fn expected(point: &str, provider: &str) -> Option<Seen> {
-    use Seen::{Elsewhere, NotPassed, Once, Unknown};
+    use Seen::{Again, Late, NotPassed, Once, Rung, Told, Unknown};
+    let by_the_hour = provider == "imagepipeline";
     let polled = matches!(provider, "piapi_flux" | "imagepipeline");
     let streams = provider == "gpt_4o_image";
     Some(match point {
@@ -33,17 +41,20 @@ pub fn expected(point: &str, provider: &str) -> Option<Seen> {
         // The links are known: the pictures are fetched again, or are here already.
         "links.committed" | "bytes.stored" | "end.committed" => Once,
         // The intent is committed, and nothing says that the call was not made.
+        "intent.committed" if by_the_hour => Again(1),
         "intent.committed" => Unknown(0),
         // A stream's first link is committed before the answer is whole.
         "signal.committed" | "answer.received" if streams => Once,
+        "answer.received" if by_the_hour => Again(2),
         "answer.received" => Unknown(1),
         "signal.received" if streams => Unknown(1),
         "signal.received" | "signal.committed" => NotPassed(NO_STREAM),
         "handle.committed" | "poll.answered" if polled => Once,
         "handle.committed" | "poll.answered" => NotPassed(AT_ONCE),
-        "callback.received" | "callback.committed" => Elsewhere("needs callbacks"),
-        "webhook.sent" => Elsewhere("needs webhooks"),
-        late if late.starts_with("late.") => Elsewhere("needs a result after the end"),
+        "callback.received" | "callback.committed" if polled => Rung,
+        "late.found" if polled => Late,
+        "callback.received" | "callback.committed" | "late.found" => NotPassed(SILENT),
+        "webhook.sent" => Told,
         _ => return None,
     })
 }

@@ -98,7 +98,9 @@ impl Store {
             .write(move |mut conn| {
                 Box::pin(async move {
                     const WAKE: &str = "UPDATE tasks SET wake_at = $1 WHERE wake_at > $1";
+                    const LOOK: &str = "UPDATE attempts SET look_at = $1 WHERE look_at > $1";
                     on!(&mut conn, c => sqlx::query(WAKE).bind(now.0).execute(c).await.map(drop))?;
+                    on!(&mut conn, c => sqlx::query(LOOK).bind(now.0).execute(c).await.map(drop))?;
                     Ok(())
                 })
             })
