@@ -86,7 +86,7 @@ pub fn paid_at_most_once(world: &World, families: &Families) -> Finding {
                 finding.check(billed <= most, told);
             }
             // A server paid by the hour is sent a call of unknown outcome once more: that costs time, no money.
-            None if paid.iter().all(|one| one.provider == "imagepipeline") => {
+            None if paid.iter().all(|one| one.provider == "pipeline") => {
                 finding.check(paid.len() <= 2 * family.calls(), told);
             }
             None => finding.check(paid.len() <= family.calls(), told),

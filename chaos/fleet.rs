@@ -110,7 +110,7 @@ impl Fleet {
                 let _ = write!(
                     text,
                     "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{upstream}\"\napi_key = \"{UPSTREAM_KEY}\"\n\
-                     in_flight = 50\ntimeout_s = 5\npoll_after_s = 0.1\npoll_max_s = 0.5\n"
+                     in_flight = 50\ntimeout_s = 5\npoll_after_s = 0.1\npoll_max_s = 0.5\nreconcile_s = 5\n"
                 );
             }
             std::fs::write(self.config(at), text + &self.plan.more)?;

@@ -216,6 +216,7 @@ fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> 
         timeout: seconds(settings.timeout_s.unwrap_or(130)),
         poll_after: poll(settings.poll_after_s),
         poll_max: poll(settings.poll_max_s),
+        reconcile: settings.reconcile_s.map(seconds),
         net: net.clone(),
         rows: Rows::read(kind.errors, kind.name)?,
         strange: Arc::default(),

@@ -22,6 +22,7 @@ pub struct Provider {
     pub timeout_s: Option<u32>,
     pub poll_after_s: Option<f64>,
     pub poll_max_s: Option<f64>,
+    pub reconcile_s: Option<u32>,
     pub dialect: Option<String>,
     /// Dollars per picture by the provider's model name; wins over the catalogue.
     #[serde(default)]

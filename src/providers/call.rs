@@ -55,6 +55,8 @@ pub struct Account {
     pub poll_after: Option<Duration>,
     /// The longest time between polls; `None` leaves it to the adapter.
     pub poll_max: Option<Duration>,
+    /// How long a submission of unknown outcome is looked for; `None` leaves it to the adapter.
+    pub reconcile: Option<Duration>,
     /// Outgoing connections.
     pub net: Net,
     /// What its refusals mean.

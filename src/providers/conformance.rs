@@ -85,6 +85,7 @@ pub fn adapter(kind: &str, dialect: Option<&str>, base: &str) -> Arc<dyn Provide
         timeout: Duration::from_secs(5),
         poll_after: None,
         poll_max: None,
+        reconcile: None,
         net: Net::open(Policy::default(), Arc::new(SystemLookup), Vec::new()).unwrap(),
         rows: Rows::read(entry.errors, kind).unwrap(),
         strange: Arc::default(),

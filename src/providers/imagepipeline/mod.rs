@@ -91,7 +91,7 @@ impl Provider for ImagePipeline {
         Pace {
             poll_after: self.account.poll_after.unwrap_or(Duration::from_secs(2)),
             poll_max: self.account.poll_max.unwrap_or(Duration::from_secs(15)),
-            reconcile: Duration::from_mins(10),
+            reconcile: self.account.reconcile.unwrap_or(Duration::from_mins(10)),
             cancels: false,
             by_the_hour: true,
         }

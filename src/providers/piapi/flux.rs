@@ -51,7 +51,7 @@ impl Provider for Flux {
         Pace {
             poll_after: self.account.poll_after.unwrap_or(Duration::from_secs(2)),
             poll_max: self.account.poll_max.unwrap_or(Duration::from_secs(15)),
-            reconcile: Duration::from_mins(15),
+            reconcile: self.account.reconcile.unwrap_or(Duration::from_mins(15)),
             cancels: true,
             by_the_hour: false,
         }
