@@ -192,6 +192,11 @@ fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeM
         }
         lanes.insert(id.clone(), Lane { provider, in_flight: settings.in_flight.unwrap_or(kind.in_flight) });
     }
+    if !catalog.reachable && lanes.values().any(|lane: &Lane| !lane.provider.pace().reconcile.is_zero()) {
+        tracing::warn!(
+            "server.public_url is not set: providers cannot ring back, so a paid call whose answer is lost cannot be found again"
+        );
+    }
     for (name, fields) in &config.models {
         let mut defaults = fields.clone();
         let model =

@@ -215,3 +215,25 @@ async fn tasks_are_listed_newest_first_and_page_by_page(#[values(Db::Sqlite, Db:
     assert_eq!(gateway.get("/tasks/task_0123").await.status, StatusCode::NOT_FOUND);
     gateway.stop().await;
 }
+
+/// A restored backup may not know what was bought since: nothing is sent until the operator says so.
+#[rstest]
+#[tokio::test]
+async fn held_submissions_wait_and_everything_else_goes_on(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::configured(db, "[engine]\nhold_submissions = true\n").await;
+    let task = gateway.generate(r#"{"prompt":"a cat","deadline_s":600}"#).await;
+    gateway.app.engine.run_until_idle().await.unwrap();
+    gateway.clock.advance(std::time::Duration::from_secs(300));
+    gateway.app.engine.run_until_idle().await.unwrap();
+    assert_eq!(
+        (gateway.task(task["id"].as_str().unwrap()).await["status"].as_str(), gateway.receptions()),
+        (Some("queued"), 0)
+    );
+    let ended = gateway.settle(task["id"].as_str().unwrap()).await;
+    assert_eq!(
+        (ended["error"]["code"].as_str(), ended["cost"]["billed"].as_str()),
+        (Some("deadline_exceeded"), Some("no"))
+    );
+    assert_eq!(gateway.receptions(), 0);
+    gateway.stop().await;
+}

@@ -28,3 +28,5 @@ mod sink;
 mod webhooks;
 #[cfg(test)]
 mod webhooks_hostile;
+#[cfg(test)]
+mod wire;

@@ -187,6 +187,56 @@ async fn killed_while_a_webhook_is_on_its_way_it_sends_it_again() {
     assert_ne!(letters[1].id(), letters[2].id());
 }
 
+/// Told to stop, it finishes what is paid for; told twice, it stops at once, and the next start takes it up.
+#[tokio::test]
+async fn told_to_stop_it_finishes_what_is_paid_for_and_told_twice_it_stops_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (sim, gateway) = (free_port().await, free_port().await);
+    let mut simulator = easel(&["simulate", "--listen", &sim], at);
+    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let store = format!("sqlite://{}/easel.db", at.display());
+    let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
+    let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
+    let start = || Running::start(easel(&["serve", "--config", &config], at), "easel is serving");
+    let signal = |running: &Running| {
+        let id = running.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    };
+    let http = client();
+    let submit = async |seconds: u32| {
+        let body =
+            format!(r#"{{"prompt":"a cat [[sim: delay={seconds}]]","model":"flux-schnell","size":"64x64"}}"#);
+        let request = http.post(format!("http://{gateway}/generate")).bearer_auth(KEY);
+        let task = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        task.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let phase = async |id: &str| {
+        let request = client().get(format!("http://{gateway}/tasks/{id}")).bearer_auth(KEY);
+        request.send().await.unwrap().json::<Value>().await.unwrap()["phase"].clone()
+    };
+    let submitting = async |id: &str| while phase(id).await != "submitting" {};
+
+    let mut running = start();
+    let id = submit(2).await;
+    tokio::time::timeout(Duration::from_secs(20), submitting(&id)).await.unwrap();
+    signal(&running);
+    assert!(running.0.wait().unwrap().success(), "a clean stop is exit 0");
+    // The paid call was heard to its end before the process ended: its handle is known.
+    let mut running = start();
+    assert!(matches!(phase(&id).await.as_str(), Some("generating" | "saving") | None), "not reconciling");
+
+    let id = submit(60).await;
+    tokio::time::timeout(Duration::from_secs(20), submitting(&id)).await.unwrap();
+    signal(&running);
+    let begun = std::time::Instant::now();
+    while running.0.try_wait().unwrap().is_none() {
+        signal(&running);
+        assert!(begun.elapsed() < Duration::from_secs(30), "told again and again, it does not stop");
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn free_port() -> String {
     listen().await.local_addr().unwrap().to_string()
 }
