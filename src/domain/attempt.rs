@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::clock::Millis;
 use super::id::{AttemptId, TaskId};
 use super::money::Usd;
-use super::task::Failure;
+use super::task::{Failure, Output};
 
 /// Whether a provider charged for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -130,6 +130,9 @@ pub struct Attempt {
     /// SHA-256 of the token in the address the provider was given to ring at, when it was given one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_hash: Option<String>,
+    /// What it made, when that became known after its task had gone on without it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made: Vec<Output>,
     /// When it is next looked for although its task no longer waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub look_at: Option<Millis>,

@@ -120,6 +120,12 @@ impl LaneState {
         admission
     }
 
+    /// Until when circuits keep tasks for `model` away; `None` also while one task finds out whether they still must.
+    pub fn shut(&self, model: &str, now: Millis) -> Option<Millis> {
+        let circuits = [ACCOUNT, model].into_iter().filter_map(|name| self.circuits.get(name));
+        circuits.filter_map(|circuit| circuit.open_until).filter(|until| now.0 < *until).max().map(Millis)
+    }
+
     /// Whether a task is finding out just now whether the account as a whole is well again.
     pub fn probing(&self, now: Millis) -> bool {
         let since = self.circuits.get(ACCOUNT).and_then(|circuit| circuit.probe_since);

@@ -163,6 +163,9 @@ pub fn step(phase: Phase, event: &Event) -> Result<Phase, Illegal> {
     })
 }
 
+/// The place of a task whose place in line is still to be found.
+pub const UNRANKED: i64 = -1;
+
 /// One caller's request on its way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
@@ -279,11 +282,11 @@ impl Task {
         Ok(told.map(|(name, data)| self.tell(name, data)))
     }
 
-    /// Waits for `lane` from now on. One that has waited elsewhere already goes to the head of the line.
+    /// Waits for `lane` from now on, in a place the store finds.
     pub fn enter_line(&mut self, lane: String) {
         if self.lane != lane {
             self.lane = lane;
-            self.rank = 0;
+            self.rank = UNRANKED;
         }
     }
 

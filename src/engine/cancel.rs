@@ -28,11 +28,17 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        match refused {
-            Some(refused) if left == task.state.parts => Err(refused),
-            Some(_) => inner.store.task(id).await?.ok_or(Refusal::NotFound),
-            None => inner.cancel_one(id).await,
+        if let Some(refused) = refused.filter(|_| left == task.state.parts) {
+            return Err(refused);
         }
+        // It is over once its last part is: that part rings, and what was paid for is not lost sight of.
+        if inner.store.parts(id).await?.iter().all(|part| part.phase.terminal()) {
+            match inner.cancel_one(id).await {
+                Err(Refusal::TooLate(..)) => {}
+                canceled => return canceled,
+            }
+        }
+        inner.store.task(id).await?.ok_or(Refusal::NotFound)
     }
 }
 

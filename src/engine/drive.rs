@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::late::{LOOK_AFTER, LOOK_RARELY};
 use super::pace::{backoff, next_poll};
 use super::retry::failure;
@@ -13,19 +15,18 @@ use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
-use crate::domain::image::{ImageKind, StoredImage};
 use crate::domain::lane::Outcome;
 use crate::domain::request::GenerateRequest;
 use crate::domain::task::{Event, Failure, Output, Phase, Source, Stopping, Task};
-use crate::net::guarded::FetchError;
 use crate::providers::{Asked, Done, Kind, MadeSource, Progress, ProviderError};
 
 /// A provider that has done its work without a picture is asked again this often before it is believed.
 const ASK_AGAIN: u32 = 3;
 /// How long a provider may deny knowing a job it accepted.
 const MISSING_FOR: Duration = Duration::from_mins(10);
-/// How long a picture that exists is tried for.
-const ASSET_WINDOW: Duration = Duration::from_hours(24);
+
+/// How often a picture that lies in memory alone is tried to be written, at up to 5 s each.
+const KEEP_TRYING: u32 = 300;
 
 /// Performs what the task's phase calls for.
 pub(super) async fn run(engine: &Inner, task: Box<Task>) {
@@ -46,15 +47,15 @@ impl Inner {
     async fn poll(&self, task: Box<Task>) {
         let now = self.clock.now();
         let Some(mut attempt) = self.attempt(&task).await else { return };
+        if now >= task.deadline_at {
+            return self.out_of_time(task, attempt).await;
+        }
         let Some((lane, handle)) = self.lanes.get(&attempt.provider).zip(attempt.handle.clone()) else {
             tracing::error!(task.id = %task.id, provider.id = attempt.provider, "the provider of a task at work is no longer configured");
             let later = now + Duration::from_mins(1);
             self.stay(task, None, later).await;
             return;
         };
-        if now >= task.deadline_at {
-            return self.out_of_time(task, attempt).await;
-        }
         let pace = lane.provider.pace();
         let next = (now + next_poll(&pace, task.state.tries)).min(task.deadline_at);
         let mut task = task;
@@ -69,7 +70,8 @@ impl Inner {
             Ok(Progress::Failed(error)) if task.state.stopping.is_some() => {
                 attempt.failure = Some(failure(&error));
                 attempt.close(AttemptState::Failed, error.verdict, now);
-                self.save(task, Step::new(Event::Cancel, now).closing(attempt)).await;
+                self.note(&attempt.provider, &attempt.provider_model, Outcome::Neutral).await;
+                self.save(task, Step::new(Event::Cancel, now).closing(attempt).certain()).await;
             }
             // Links may lag behind the word "completed".
             Ok(Progress::Failed(error))
@@ -126,6 +128,7 @@ impl Inner {
     }
 
     async fn out_of_time(&self, task: Box<Task>, mut attempt: Attempt) {
+        self.note(&attempt.provider, &attempt.provider_model, Outcome::Neutral).await;
         // The task is over, the job is not: what it makes is still brought here.
         attempt.look_at = Some(self.clock.now() + LOOK_AFTER);
         let verdict = Verdict::new(Billing::Unknown, "still at work when the deadline passed");
@@ -140,9 +143,25 @@ impl Inner {
         self.save(task, Step::new(Event::Fail(failure), now).closing(attempt)).await;
     }
 
-    async fn stay(&self, mut task: Box<Task>, progress: Option<f32>, wake_at: Millis) {
+    pub(super) async fn stay(&self, mut task: Box<Task>, progress: Option<f32>, wake_at: Millis) {
         task.state.tries += 1;
         self.save(task, Step::new(Event::Stay(progress), wake_at)).await;
+    }
+
+    /// Keeps a picture that came inside an answer, however long the disk refuses: nobody can be asked for it again.
+    async fn put(&self, task: &Task, bytes: Bytes) -> Result<Saved, BlobError> {
+        let mut tries = 0;
+        loop {
+            match self.blobs.put(bytes.clone()).await {
+                Err(BlobError::Storage(error)) if tries < KEEP_TRYING => {
+                    tries += 1;
+                    tracing::error!(task.id = %task.id, %error, tries, "a paid picture cannot be written; trying again");
+                    tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5)))
+                        .await;
+                }
+                put => return put,
+            }
+        }
     }
 
     /// The provider has made pictures: what came inside the answer is kept at once, links are committed, then fetched.
@@ -153,7 +172,7 @@ impl Inner {
             let source = match made.source {
                 MadeSource::Url(url) => Source::Url(url),
                 MadeSource::Preview(url) => Source::Preview(url),
-                MadeSource::Bytes(bytes) => match self.blobs.put(bytes).await {
+                MadeSource::Bytes(bytes) => match self.put(&task, bytes).await {
                     Ok(saved) => Source::Blob(saved.sha256),
                     Err(error) => {
                         tracing::error!(task.id = %task.id, %error, "a picture inside an answer could not be kept");
@@ -181,109 +200,10 @@ impl Inner {
             );
             return self.over(task, attempt, AttemptState::NoImage, error).await;
         }
-        let lease = now + self.settings.lease;
-        if let Some(task) = self.save(task, Step::new(Event::Produce(outputs), lease).closing(attempt)).await
-        {
+        if let Some(task) = self.save(task, Step::leased(Event::Produce(outputs)).closing(attempt)).await {
             crash("links.committed");
             self.bring(task).await;
         }
-    }
-
-    /// Brings the pictures here. Each that has come is remembered; the rest is tried again, apart from all generation.
-    pub(super) async fn bring(&self, mut task: Box<Task>) {
-        let now = self.clock.now();
-        let mut here: Vec<Option<Saved>> = Vec::new();
-        let mut lacking = None;
-        for output in &mut task.state.outputs {
-            let fetched = match &output.source {
-                Source::Blob(sha256) => self.blobs.describe(sha256).await,
-                Source::Url(url) | Source::Preview(url) => self.blobs.fetch(&self.net.guarded, url).await,
-            };
-            match fetched {
-                Ok(saved) => {
-                    output.source = Source::Blob(saved.sha256.clone());
-                    here.push(Some(saved));
-                }
-                Err(error) => {
-                    tracing::warn!(task.id = %task.id, %error, "a picture has not come");
-                    lacking = Some(error);
-                    here.push(None);
-                }
-            }
-        }
-        let since = task.state.since.unwrap_or(now);
-        let preview = task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)));
-        match lacking {
-            None => self.keep(task, here).await,
-            Some(error) if preview || now.since(since) >= ASSET_WINDOW || hopeless(&error) => {
-                self.give_up(task, here, &error).await;
-            }
-            Some(_) => {
-                self.freshen(&mut task).await;
-                let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
-                self.stay(task, None, now + pause).await;
-            }
-        }
-    }
-
-    /// Asks the provider for its links once more: those it gave may have died in the meantime.
-    async fn freshen(&self, task: &mut Task) {
-        let Some(attempt) = self.attempt(task).await else { return };
-        let Some((lane, handle)) = self.lanes.get(&attempt.provider).zip(attempt.handle.as_deref()) else {
-            return;
-        };
-        let Ok(Progress::Done(done)) = self.check(lane, &attempt, handle, &task.request).await else {
-            return;
-        };
-        if done.images.len() != task.state.outputs.len() {
-            return;
-        }
-        for (output, made) in task.state.outputs.iter_mut().zip(done.images) {
-            if let (Source::Url(old), MadeSource::Url(fresh)) = (&mut output.source, made.source) {
-                *old = fresh;
-            }
-        }
-    }
-
-    async fn keep(&self, task: Box<Task>, here: Vec<Option<Saved>>) {
-        let kinds = task.state.outputs.iter().map(|output| output.kind);
-        let images = pictures(here.into_iter().zip(kinds), 0, false);
-        let partial = images.len() < task.state.outputs.len() || images.len() < task.request.count() as usize;
-        let step = self.closing(&task, Step::new(Event::Save { partial }, self.clock.now())).await;
-        crash("bytes.stored");
-        self.save(task, Step { images, ..step }).await;
-        crash("end.committed");
-    }
-
-    /// The step, with the attempt's books closed if its worker was killed before it could.
-    async fn closing(&self, task: &Task, step: Step) -> Step {
-        match self.attempt(task).await.filter(|_| !task.state.booked) {
-            Some(mut attempt) => {
-                let verdict = Verdict::new(Billing::Yes, "its picture's link came");
-                attempt.close(AttemptState::Succeeded, verdict, self.clock.now());
-                step.closing(attempt)
-            }
-            None => step,
-        }
-    }
-
-    /// Some pictures will not come: what is here counts, and with none the task has failed.
-    async fn give_up(&self, task: Box<Task>, here: Vec<Option<Saved>>, error: &BlobError) {
-        if here.iter().any(Option::is_some) {
-            return self.keep(task, here).await;
-        }
-        let preview = task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)));
-        let code = match error {
-            _ if preview => Code::NoImageReturned,
-            BlobError::Storage(_) | BlobError::Open { .. } => Code::StorageFailed,
-            error if hopeless(error) => Code::AssetRejected,
-            _ => Code::AssetUnavailable,
-        };
-        let detail = format!("the provider made a picture that could not be kept: {error}");
-        let billed = if task.state.booked { task.billed() } else { Billing::Yes };
-        let failure = Failure { code, detail, billed, provider: None };
-        let step = self.closing(&task, Step::new(Event::Fail(failure), self.clock.now())).await;
-        self.save(task, step).await;
     }
 
     /// The attempt in hand.
@@ -296,35 +216,4 @@ impl Inner {
             }
         }
     }
-}
-
-/// Those of a provider's pictures that are here, numbered from `first`.
-pub(super) fn pictures(
-    here: impl Iterator<Item = (Option<Saved>, ImageKind)>,
-    first: u32,
-    late: bool,
-) -> Vec<StoredImage> {
-    let here = here.filter_map(|(saved, kind)| Some((saved?, kind)));
-    let image = |((saved, kind), index): ((Saved, ImageKind), u32)| StoredImage {
-        index,
-        media_type: saved.header.media_type,
-        width: saved.header.width,
-        height: saved.header.height,
-        bytes: saved.bytes,
-        sha256: saved.sha256,
-        kind,
-        late,
-    };
-    here.zip(first..).map(image).collect()
-}
-
-/// Whether trying again cannot help: the address is closed to us, or what it gives is no picture.
-fn hopeless(error: &BlobError) -> bool {
-    matches!(
-        error,
-        BlobError::NotAPicture(_)
-            | BlobError::Fetch(
-                FetchError::Refused(_) | FetchError::TooLarge(_) | FetchError::TooManyRedirects
-            )
-    )
 }

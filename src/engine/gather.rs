@@ -49,7 +49,7 @@ impl Inner {
             };
             return self.save(task, Step::new(event, now)).await.is_some();
         }
-        let produced = self.save(task, Step::new(Event::Produce(outputs), now + self.settings.lease)).await;
+        let produced = self.save(task, Step::leased(Event::Produce(outputs))).await;
         match produced {
             Some(task) => {
                 self.bring(task).await;
@@ -79,7 +79,7 @@ impl Inner {
 }
 
 /// The parts' bills are the task's.
-fn add_up(task: &mut Task, parts: &[Task]) {
+pub(super) fn add_up(task: &mut Task, parts: &[Task]) {
     let sum = |of: fn(&Task) -> Usd| parts.iter().map(of).sum();
     task.state.cost.settled = sum(|part| part.state.cost.settled);
     task.state.cost.unresolved = sum(|part| part.state.cost.unresolved);

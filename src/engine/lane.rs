@@ -102,7 +102,10 @@ impl Inner {
             Admission::Free => ("healthy", None),
             Admission::Probe => ("probing", None),
             Admission::Closed(_) if state.paused_until(now).is_some() => ("paused", None),
-            Admission::Closed(until) => ("circuit open", Some(until)),
+            Admission::Closed(_) => match state.shut(model, now) {
+                Some(until) => ("circuit open", Some(until)),
+                None => ("probing", None),
+            },
         };
         Standing { health, open_until, p50: self.observed.record(lane).p50 }
     }

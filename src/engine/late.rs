@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use super::Inner;
-use super::drive::pictures;
+use super::bring::pictures;
+use super::gather::add_up;
+use super::pace::backoff;
 use super::retry::failure;
 use crate::blobs::{BlobError, Saved};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::id::TaskId;
 use crate::domain::image::{ImageKind, StoredImage};
-use crate::domain::task::{Event, Late, Task};
+use crate::domain::task::{Event, Late, Output, Source, Task};
 use crate::providers::{Done, Kind, MadeSource, Progress};
 use crate::store::{Change, StoreError, Straggler};
 
@@ -33,6 +35,20 @@ enum Found {
 }
 
 impl Inner {
+    /// Leaves what a provider said of an attempt with the attempt, when its task has gone on without it: the handle, the
+    /// links or the bytes, to be looked after from now on.
+    pub(super) async fn leave_behind(&self, mut attempt: Attempt, made: Vec<Output>) {
+        attempt.state = AttemptState::Lost;
+        attempt.made = made;
+        attempt.look_at = Some(self.clock.now());
+        let mut tries = 0;
+        while let Err(error) = self.store.leave_behind(attempt.clone()).await {
+            tries += 1;
+            tracing::error!(attempt.id = %attempt.id, %error, tries, "cannot keep what a provider said; trying again");
+            tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5))).await;
+        }
+    }
+
     /// Looks for a straggler, and saves what is found.
     pub(super) async fn look_for(&self, straggler: Straggler) {
         let (now, id) = (self.clock.now(), straggler.attempt.id);
@@ -41,9 +57,11 @@ impl Inner {
                 self.enter_late(&straggler.attempt, *attempt, &pictures).await
             }
             Ok(Some(Found::Nothing(pause))) if now.since(straggler.attempt.started_at) < LOOK_FOR => {
-                self.store.look_again(id, Some(now + pause)).await
+                self.store.look_again(id, straggler.leased_until, Some(now + pause)).await
             }
-            Ok(Some(Found::Nothing(_)) | None) => self.store.look_again(id, None).await,
+            Ok(Some(Found::Nothing(_)) | None) => {
+                self.store.look_again(id, straggler.leased_until, None).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = looked {
@@ -65,7 +83,14 @@ impl Inner {
             }
             return Ok(Some(Found::Nothing(Duration::from_secs(5))));
         }
-        let handle = attempt.handle.clone().or_else(|| straggler.hint.clone());
+        if !attempt.made.is_empty() {
+            return Ok(Some(self.made_behind(attempt.clone()).await));
+        }
+        let hint = match straggler.hint.clone() {
+            Some(hint) if self.is_bound(attempt, &hint).await => None,
+            hint => hint,
+        };
+        let handle = attempt.handle.clone().or(hint);
         let Some((handle, lane)) = handle.zip(self.lanes.get(&attempt.provider)) else { return Ok(None) };
         let mut attempt = attempt.clone();
         let found = match self.check(lane, &attempt, &handle, &task.request).await {
@@ -86,25 +111,53 @@ impl Inner {
         Ok(Some(found))
     }
 
-    /// Brings the pictures here; all of them or, for now, none.
-    async fn late_pictures(&self, mut attempt: Attempt, done: Done) -> Found {
+    async fn late_pictures(&self, attempt: Attempt, done: Done) -> Found {
         let mut here = Vec::with_capacity(done.images.len());
         for made in done.images {
-            let saved: Result<Saved, BlobError> = match made.source {
+            let saved = match made.source {
                 MadeSource::Url(url) | MadeSource::Preview(url) => {
                     self.blobs.fetch(&self.net.guarded, &url).await
                 }
                 MadeSource::Bytes(bytes) => self.blobs.put(bytes).await,
             };
+            here.push((saved, made.kind));
+        }
+        self.all_here(attempt, here, done.verdict)
+    }
+
+    /// The same for what was left with the attempt.
+    async fn made_behind(&self, attempt: Attempt) -> Found {
+        let mut here = Vec::with_capacity(attempt.made.len());
+        for output in &attempt.made {
+            let saved = match &output.source {
+                Source::Url(url) | Source::Preview(url) => self.blobs.fetch(&self.net.guarded, url).await,
+                Source::Blob(sha256) => self.blobs.describe(sha256).await,
+            };
+            here.push((saved, output.kind));
+        }
+        let verdict = Verdict::new(Billing::Yes, "its pictures came when its task had gone on without it");
+        self.all_here(attempt, here, verdict)
+    }
+
+    /// All of the pictures or, for now, none.
+    fn all_here(
+        &self,
+        mut attempt: Attempt,
+        fetched: Vec<(Result<Saved, BlobError>, ImageKind)>,
+        verdict: Verdict,
+    ) -> Found {
+        let mut here = Vec::with_capacity(fetched.len());
+        for (saved, kind) in fetched {
             match saved {
-                Ok(saved) => here.push((saved, made.kind)),
+                Ok(saved) => here.push((saved, kind)),
                 Err(error) => {
                     tracing::warn!(attempt.id = %attempt.id, %error, "a late picture has not come");
                     return Found::Nothing(LOOK_AFTER);
                 }
             }
         }
-        attempt.close(AttemptState::Succeeded, done.verdict, self.clock.now());
+        attempt.made.clear();
+        attempt.close(AttemptState::Succeeded, verdict, self.clock.now());
         Found::End(Box::new(attempt), here)
     }
 
@@ -143,10 +196,21 @@ impl Inner {
     ) -> Result<(), StoreError> {
         loop {
             let Some(mut task) = self.store.task(id).await? else { return Ok(()) };
+            if self.store.attempt(after.id).await?.is_none_or(|attempt| attempt.state.told()) {
+                // Another look was quicker.
+                return Ok(());
+            }
             let known = task.state.late.iter().any(|late| late.attempt == after.id);
             let (mut images, mut told) = (Vec::new(), None);
-            if !known {
+            if closes {
                 task.rebook(before, after);
+            } else {
+                let mut parts = self.store.parts(id).await?;
+                parts
+                    .iter_mut()
+                    .filter(|part| part.id == after.task)
+                    .for_each(|part| part.rebook(before, after));
+                add_up(&mut task, &parts);
             }
             if !known && !here.is_empty() {
                 images = numbered(&task, here);

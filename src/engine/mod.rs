@@ -3,6 +3,7 @@
 //! routes, `lane.rs` which provider accounts may be sent to just now.
 
 mod accept;
+mod bring;
 mod cancel;
 mod catalog;
 mod crowd;

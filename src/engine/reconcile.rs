@@ -9,6 +9,7 @@ use crate::chaos::planted;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
+use crate::domain::lane::Outcome;
 use crate::domain::request::OnUnknown;
 use crate::domain::task::{Event, Failure, Task};
 use crate::providers::{Kind, Progress, ProviderError};
@@ -37,11 +38,10 @@ impl Inner {
 
     async fn lose(&self, task: Box<Task>, mut attempt: Attempt) {
         attempt.state = AttemptState::Unknown;
-        let now = self.clock.now();
-        if let Some(task) =
-            self.save(task, Step::new(Event::Lose, now + self.settings.lease).with(attempt)).await
-        {
-            self.reconcile(task).await;
+        self.note(&attempt.provider, &attempt.provider_model, Outcome::Neutral).await;
+        if let Some(task) = self.save(task, Step::leased(Event::Lose).with(attempt)).await {
+            // What turns up may lead here again.
+            Box::pin(self.reconcile(task)).await;
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Inner;
 use super::lane::{PATIENCE, outcome};
 use super::save::Step;
-use crate::domain::attempt::{Attempt, AttemptState, Billing};
+use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::task::{Event, Failure, Task};
 use crate::providers::{Follow, ProviderError};
@@ -29,6 +29,12 @@ impl Inner {
         self.observed.failed(&attempt.provider, error.kind);
         attempt.failure = Some(failure(&error));
         attempt.close(state, error.verdict.clone(), now);
+        // A provider that named a job by its callback has not refused it, whatever its answer says.
+        let refused = matches!(state, AttemptState::Rejected | AttemptState::NotSent);
+        if refused && matches!(self.store.hint(attempt.id).await, Ok(Some(_))) {
+            let verdict = Verdict::new(Billing::Unknown, "refused, but a callback names a job");
+            return self.unclear(task, attempt, &ProviderError { verdict, ..error }).await;
+        }
         let sends = task.state.in_hand().map_or(1, |candidate| candidate.sends);
         let (says, pause) = outcome(&error, sends);
         self.note(&attempt.provider, &attempt.provider_model, says).await;
@@ -44,7 +50,7 @@ impl Inner {
             Some(_) => Event::Retry,
             None => Event::Fail(failure(&error)),
         };
-        self.save(task, Step::new(event, next.unwrap_or(now)).closing(attempt)).await;
+        self.save(task, Step::new(event, next.unwrap_or(now)).closing(attempt).certain()).await;
     }
 
     /// When the task may be sent again, and by which route; `None` when it may not.
@@ -64,7 +70,7 @@ impl Inner {
                     // Looked at again at once, to find that this route is closed for long and another is not.
                     again = now;
                 }
-                current.sends >= SENDS_IN_ALL
+                current.sends >= SENDS_IN_ALL || (others && now + pause >= start_by)
             }
             Follow::Again(most) => {
                 let budget = self.observed.may_retry(&current.route.provider, now);

@@ -30,12 +30,35 @@ pub(super) struct Step {
     pub wake_at: Option<Millis>,
     /// The lane that must have room for it.
     pub gate: Option<Gate>,
+    /// Whether this worker keeps the task for as long as a lease holds.
+    pub leased: bool,
+    /// Whether it tells how an attempt ended, beyond doubt.
+    pub certain: bool,
 }
 
 impl Step {
     /// A step that changes the task alone.
     pub fn new(event: Event, wake_at: Millis) -> Self {
-        Self { event, attempt: None, book: false, images: Vec::new(), wake_at: Some(wake_at), gate: None }
+        Self {
+            event,
+            attempt: None,
+            book: false,
+            images: Vec::new(),
+            wake_at: Some(wake_at),
+            gate: None,
+            leased: false,
+            certain: false,
+        }
+    }
+
+    /// A step after which this worker goes on with the task.
+    pub fn leased(event: Event) -> Self {
+        Self { leased: true, ..Self::new(event, Millis(0)) }
+    }
+
+    /// The same step, said beyond doubt.
+    pub fn certain(self) -> Self {
+        Self { certain: true, ..self }
     }
 
     /// The same step with an attempt that changed.
@@ -78,13 +101,14 @@ impl Inner {
                     return None;
                 }
             };
-            if step.book
-                && let Some(attempt) = &step.attempt
-            {
+            // Once, however often the step is saved: an answer to a commit can be lost.
+            if let Some(attempt) = step.attempt.as_ref().filter(|_| step.book && !next.state.booked) {
                 next.book(attempt);
             }
             if !next.phase.terminal() {
-                next.wake_at = step.wake_at;
+                // A lease begins when it is written, not when it was thought of.
+                next.wake_at =
+                    if step.leased { Some(self.clock.now() + self.settings.lease) } else { step.wake_at };
             }
             let change = Change {
                 task: next,
@@ -123,12 +147,28 @@ impl Inner {
         None
     }
 
-    /// The task as another writer left it, when the step still belongs to it.
+    /// The task as another writer left it, when the step still belongs to it. What the provider said of an attempt that the
+    /// task no longer waits for is left with the attempt, to be looked after.
     async fn reread(&self, task: &Task, step: &Step) -> Option<Box<Task>> {
-        let now = Box::new(self.store.task(task.id).await.ok()??);
+        let mut tries = 0;
+        let now = loop {
+            match self.store.task(task.id).await {
+                Ok(now) => break Box::new(now?),
+                Err(error) => {
+                    tries += 1;
+                    tracing::error!(task.id = %task.id, %error, tries, "cannot read a task again; trying again");
+                    tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5)))
+                        .await;
+                }
+            }
+        };
         let mine = now.state.attempt == task.state.attempt && !now.phase.terminal();
-        if step.is_knowledge() && mine {
+        if mine && (step.is_knowledge() || (step.certain && !now.state.booked)) {
             return Some(now);
+        }
+        if let Some(attempt) = step.attempt.clone().filter(|_| step.is_knowledge()) {
+            let made = if let Event::Produce(outputs) = &step.event { outputs.clone() } else { Vec::new() };
+            self.leave_behind(attempt, made).await;
         }
         tracing::warn!(task.id = %task.id, event = step.event.name(), "another worker has taken the task over");
         None

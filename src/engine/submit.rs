@@ -72,7 +72,7 @@ impl Inner {
         let retry = task.state.candidates.iter().any(|one| one.sends > 0);
         let event = Event::Submit { attempt: attempt.id, route: planned.taken.clone() };
         let gate = Gate { lane: provider.clone(), model, configured: lane.in_flight };
-        let step = Step::new(event, now + self.settings.lease).with(attempt.clone()).through(gate);
+        let step = Step::leased(event).with(attempt.clone()).through(gate);
         let Some(task) = self.save(task, step).await else { return };
         crash("intent.committed");
         self.observed.sent(&provider, retry, now);
@@ -110,18 +110,17 @@ impl Inner {
                 Some(signal) = heard.recv() => signal,
                 answer = &mut calling => break answer,
             };
-            let lease = self.clock.now() + self.settings.lease;
             let step = match signal {
                 Signal::Image(url) => {
                     let output = Output { source: Source::Url(url), kind: ImageKind::Output };
                     let mut attempt = attempt.clone();
                     attempt.state = AttemptState::Accepted;
                     attempt.judge(Verdict::new(Billing::Yes, "a picture's link came"));
-                    Step::new(Event::Produce(vec![output]), lease).with(attempt)
+                    Step::leased(Event::Produce(vec![output])).with(attempt)
                 }
                 Signal::Progress(progress) if told.elapsed() >= PROGRESS_EVERY => {
                     told = Instant::now();
-                    Step::new(Event::Stay(Some(progress)), lease)
+                    Step::leased(Event::Stay(Some(progress)))
                 }
                 Signal::Progress(_) => continue,
             };
@@ -225,6 +224,7 @@ impl Inner {
             handle: None,
             failure: None,
             token_hash: None,
+            made: Vec::new(),
             look_at: None,
             started_at: self.clock.now(),
             finished_at: None,

@@ -149,7 +149,11 @@ impl Paid {
             }
             Ok(Ok(response)) => Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync())),
             Ok(Err(error)) => Err(lost(spell(&error))),
-            Err(_) => Err(lost(format!("no answer within {} s", order.head_within.as_secs()))),
+            // The connection may yet write, however little it has written so far.
+            Err(_) => Err(PaidError::Unknown {
+                sent: sent.load(Ordering::Acquire),
+                detail: format!("no answer within {} s", order.head_within.as_secs()),
+            }),
         }
     }
 

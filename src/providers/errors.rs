@@ -56,6 +56,8 @@ pub struct Row {
     is: Kind,
     billed: Billing,
     window_s: Option<u64>,
+    #[serde(default)]
+    retry_after: bool,
 }
 
 /// What an answer comes to.
@@ -153,6 +155,7 @@ impl Row {
             && (self.status.is_empty() || self.status.iter().any(is_status))
             && (self.code.is_empty() || code.is_some_and(|code| self.code.iter().any(|known| known == code)))
             && (self.says.is_empty() || self.says.iter().any(|phrase| message.contains(phrase)))
+            && (!self.retry_after || answer.retry_after.is_some())
             && (self.shape.is_empty() || self.shape.contains(&answer.shape))
     }
 }

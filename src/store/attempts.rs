@@ -21,6 +21,8 @@ pub struct Straggler {
     pub attempt: Attempt,
     /// The id a callback gave.
     pub hint: Option<String>,
+    /// Until when it is leased.
+    pub leased_until: Millis,
 }
 
 /// Writes an attempt, new or anew.
@@ -103,6 +105,26 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps what is known of an attempt its task has gone on without, unless its end is known already.
+    pub async fn leave_behind(&self, attempt: Attempt) -> Result<(), StoreError> {
+        const STATE: &str = "SELECT state FROM attempts WHERE id = $1";
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    let id = attempt.id.to_string();
+                    let state: Option<String> =
+                        on!(&mut conn, c => sqlx::query_scalar(STATE).bind(id).fetch_optional(c).await)?;
+                    if state.is_none_or(|state| !matches!(&*state, "succeeded" | "failed" | "no_image")) {
+                        put(&mut conn, &attempt).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await?;
+        self.changes.work_due();
+        Ok(())
+    }
+
     /// Leases attempts that are to be looked for.
     pub async fn stragglers(&self, until: Millis, limit: usize) -> Result<Vec<Straggler>, StoreError> {
         macro_rules! lease {
@@ -125,18 +147,32 @@ impl Store {
                 })
             })
             .await?;
-        due.into_iter().map(|(detail, hint)| Ok(Straggler { attempt: read(&detail)?, hint })).collect()
+        // One that cannot be read does not keep the others from being looked for.
+        let readable = due.into_iter().filter_map(|(detail, hint)| match read(&detail) {
+            Ok(attempt) => Some(Straggler { attempt, hint, leased_until: until }),
+            Err(error) => {
+                tracing::error!(%error, "an attempt to look for cannot be read");
+                None
+            }
+        });
+        Ok(readable.collect())
     }
 
     /// When an attempt is to be looked for again; `None`: no more.
-    pub async fn look_again(&self, id: AttemptId, at: Option<Millis>) -> Result<(), StoreError> {
-        const AGAIN: &str = "UPDATE attempts SET look_at = $2 WHERE id = $1";
+    pub async fn look_again(
+        &self,
+        id: AttemptId,
+        leased: Millis,
+        at: Option<Millis>,
+    ) -> Result<(), StoreError> {
+        // Unless somebody has made it due in the meantime.
+        const AGAIN: &str = "UPDATE attempts SET look_at = $2 WHERE id = $1 AND look_at = $3";
         let at = at.map(|at| at.0);
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
                     let id = id.to_string();
-                    on!(&mut conn, c => sqlx::query(AGAIN).bind(id).bind(at).execute(c).await.map(drop))?;
+                    on!(&mut conn, c => sqlx::query(AGAIN).bind(id).bind(at).bind(leased.0).execute(c).await.map(drop))?;
                     Ok(())
                 })
             })

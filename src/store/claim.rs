@@ -60,7 +60,15 @@ impl Store {
     pub async fn claim(&self, claim: Claim) -> Result<Vec<Task>, StoreError> {
         let now = self.clock.now();
         let rows = self.db.write(move |conn| Box::pin(lease(conn, claim, now))).await?;
-        rows.into_iter().map(Task::try_from).collect()
+        // One that cannot be read does not keep the others from being worked on.
+        let readable = rows.into_iter().filter_map(|row| match Task::try_from(row) {
+            Ok(task) => Some(task),
+            Err(error) => {
+                tracing::error!(%error, "a task that is due cannot be read");
+                None
+            }
+        });
+        Ok(readable.collect())
     }
 
     /// How many tasks each lane has at its provider.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::backend::{Conn, on};
 use super::{Store, StoreError};
+use crate::domain::clock::Millis;
 use crate::domain::request::Priority;
 use crate::domain::task::{Phase, Task};
 
@@ -29,15 +30,20 @@ pub(super) fn flow(task: &Task) -> String {
     format!("{}/{priority}", task.tenant)
 }
 
-/// The place of a new task in its lane's line.
-pub(super) async fn rank(conn: &mut Conn<'_>, task: &Task, flow: &str) -> Result<i64, StoreError> {
-    const ENDS: &str = "SELECT (SELECT MIN(queue_rank) FROM tasks WHERE lane = $1 AND phase = 'queued'), \
+/// The place of a task that is new in its lane's line. Those that sleep do not hold up the line's present.
+pub(super) async fn rank(
+    conn: &mut Conn<'_>,
+    task: &Task,
+    flow: &str,
+    now: Millis,
+) -> Result<i64, StoreError> {
+    const ENDS: &str = "SELECT (SELECT MIN(queue_rank) FROM tasks WHERE lane = $1 AND phase = 'queued' AND wake_at <= $3), \
          (SELECT MAX(queue_rank) FROM tasks WHERE lane = $1 AND flow = $2 AND phase = 'queued')";
     if task.phase != Phase::Queued {
         return Ok(0);
     }
     let (first, own): (Option<i64>, Option<i64>) =
-        on!(conn, c => sqlx::query_as(ENDS).bind(&task.lane).bind(flow).fetch_one(c).await)?;
+        on!(conn, c => sqlx::query_as(ENDS).bind(&task.lane).bind(flow).bind(now.0).fetch_one(c).await)?;
     let step = step(task.request.priority);
     // A tenth of a step behind the present: the more urgent of two that come first goes first.
     let present = first.unwrap_or(0) + step / 10;

@@ -10,7 +10,7 @@ use crate::domain::clock::Millis;
 use crate::domain::delivery::Delivery;
 use crate::domain::id::TaskId;
 use crate::domain::image::StoredImage;
-use crate::domain::task::{Notice, Phase, Task};
+use crate::domain::task::{Notice, Phase, Task, UNRANKED};
 
 macro_rules! columns {
     () => {
@@ -211,7 +211,7 @@ async fn insert_all(
 
 async fn insert(conn: &mut Conn<'_>, mut task: Task) -> Result<Accepted, StoreError> {
     let flow = queue::flow(&task);
-    task.rank = queue::rank(conn, &task, &flow).await?;
+    task.rank = queue::rank(conn, &task, &flow, task.created_at).await?;
     let (request, state) = (json(&task.request), json(&task.state));
     let inserted = on!(conn, c => sqlx::query(INSERT)
         .bind(task.id.to_string()).bind(task.parent.map(|id| id.to_string())).bind(&task.tenant).bind(&task.key).bind(&task.idempotency_key)
@@ -243,6 +243,9 @@ async fn update(
         lanes::pass(&mut conn, gate, now).await?;
     }
     let mut task = change.task;
+    if task.rank == UNRANKED {
+        task.rank = queue::rank(&mut conn, &task, &queue::flow(&task), now).await?;
+    }
     let (id, state) = (task.id.to_string(), json(&task.state));
     let updated = on!(&mut conn, c => sqlx::query(UPDATE)
         .bind(&id).bind(task.version).bind(task.phase.as_str()).bind(&task.lane).bind(task.rank)

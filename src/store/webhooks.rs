@@ -60,16 +60,19 @@ impl TryFrom<Row> for Endpoint {
 
 /// The endpoints that are switched on, by tenant.
 #[derive(Default)]
-pub(super) struct Endpoints(RwLock<HashMap<String, Arc<[Endpoint]>>>);
+pub(super) struct Endpoints {
+    known: RwLock<HashMap<String, Arc<[Endpoint]>>>,
+    reading: tokio::sync::Mutex<()>,
+}
 
 impl Endpoints {
     /// A tenant's.
     pub fn of(&self, tenant: &str) -> Option<Arc<[Endpoint]>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
     }
 
     fn set(&self, tenant: &str, endpoints: Vec<Endpoint>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let on: Arc<[Endpoint]> = endpoints.into_iter().filter(|one| one.disabled.is_none()).collect();
         if on.is_empty() {
             all.remove(tenant);
@@ -84,7 +87,7 @@ impl Endpoints {
             all.entry(endpoint.tenant.clone()).or_default().push(endpoint);
         }
         let all = all.into_iter().map(|(tenant, endpoints)| (tenant, endpoints.into())).collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = all;
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = all;
     }
 }
 
@@ -105,6 +108,8 @@ impl Store {
 
     /// Reads a tenant's endpoints into memory.
     pub(super) async fn reload_endpoints(&self, tenant: &str) -> Result<(), StoreError> {
+        // One at a time: an older reading must not come to stand over a newer one.
+        let _reading = self.endpoints.reading.lock().await;
         self.endpoints.set(tenant, self.endpoints(tenant).await?);
         Ok(())
     }

@@ -223,7 +223,7 @@ async fn held_submissions_wait_and_everything_else_goes_on(#[values(Db::Sqlite, 
     let gateway = Gateway::configured(db, "[engine]\nhold_submissions = true\n").await;
     let task = gateway.generate(r#"{"prompt":"a cat","deadline_s":600}"#).await;
     gateway.app.engine.run_until_idle().await.unwrap();
-    gateway.clock.advance(std::time::Duration::from_secs(300));
+    gateway.clock.advance(std::time::Duration::from_mins(5));
     gateway.app.engine.run_until_idle().await.unwrap();
     assert_eq!(
         (gateway.task(task["id"].as_str().unwrap()).await["status"].as_str(), gateway.receptions()),

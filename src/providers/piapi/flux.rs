@@ -185,9 +185,8 @@ impl Flux {
             code.map(|code| code.to_string()),
             &said.join("; "),
         );
-        if !matches!(error.kind, Kind::ContentRejected | Kind::Quota | Kind::PlanLimit)
-            && !blames_the_input(&said)
-        {
+        // Words about credit or limits in a task's log say nothing about the account as a whole.
+        if error.kind != Kind::ContentRejected && !blames_the_input(&said) {
             error.kind = Kind::Failed;
         }
         let (units, charged) = usage(data);
