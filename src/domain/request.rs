@@ -93,7 +93,8 @@ pub struct GenerateRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86_400)]
     pub deadline_s: Option<u32>,
-    /// Place in the queue among the tenant's own tasks.
+    /// Weight in the line before a provider: `high` goes four times as often as `normal`, `low` a quarter as often; nothing
+    /// waits for ever.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: Priority,
     /// Where to tell of this task, beside the endpoints that are registered; signed with the secret of `GET /webhooks/secret`.
