@@ -67,7 +67,13 @@ pub async fn run(plan: Plan, count: usize, callers: usize, webhooks: bool, keep:
     let sink =
         if webhooks { Some(Sink::start(Some(Db::open(fleet.store()).await?), true).await?) } else { None };
     let load = Load::start(&caller, callers, sink.as_ref().map(Sink::url));
-    let kills = nemesis::rage(&mut fleet, count).await?;
+    let kills = match nemesis::rage(&mut fleet, count).await {
+        Ok(kills) => kills,
+        Err(error) => {
+            eprintln!("chaos: a look is worth it in {}", fleet.keep().display());
+            return Err(error);
+        }
+    };
     let calm = Instant::now();
     let submitted = load.finish().await?;
     let rested = rest(&fleet, PEACE).await?;

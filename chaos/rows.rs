@@ -121,15 +121,18 @@ impl Db {
     /// is asked itself.
     pub async fn open_copy(url: &str, to: &Path) -> Result<Self> {
         let Some(path) = url.strip_prefix("sqlite://") else { return Self::open(url).await };
-        let copy = to.join("copy.db");
+        // A name of its own each time: a connection to the last copy may close a moment after its pool, and takes the log
+        // beside that name with it.
+        let folder = to.join("copies").join(fastrand::u64(..).to_string());
+        let _ = std::fs::remove_dir_all(to.join("copies"));
+        std::fs::create_dir_all(&folder)?;
+        let copy = folder.join("easel.db");
         for end in ["", "-wal"] {
             let (from, to) = (format!("{path}{end}"), format!("{}{end}", copy.display()));
-            let _ = std::fs::remove_file(&to);
             if Path::new(&from).exists() {
                 std::fs::copy(&from, &to).with_context(|| from.clone())?;
             }
         }
-        let _ = std::fs::remove_file(format!("{}-shm", copy.display()));
         Self::open(&format!("sqlite://{}", copy.display())).await
     }
 

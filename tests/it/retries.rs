@@ -170,3 +170,90 @@ async fn unknown_outcomes_are_said_to_be_unknown_and_never_sent_again(
 async fn what_was_accepted_is_followed_to_its_end(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     check(db, ACCEPTED).await;
 }
+
+/// R1 and R2: what never left is tried again three times, and is known to be unbilled.
+#[rstest]
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_costs_nothing(
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+    #[values("http://nowhere.invalid", "http://127.0.0.1:9")] base: &str,
+) {
+    let provider = format!(
+        "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{base}\"\napi_key = \"upstream-key-0123456789\"\n"
+    );
+    let gateway = Gateway::only(db, &provider).await;
+    let task = gateway.run(r#"{"prompt":"a cat","model":"flux-schnell"}"#).await;
+    assert_eq!(
+        (task["error"]["code"].as_str(), task["cost"]["billed"].as_str()),
+        (Some("provider_unreachable"), Some("no"))
+    );
+    assert_eq!(task["error"]["retryable"], true);
+    let attempts = gateway.attempts(task["id"].as_str().unwrap()).await;
+    let states: Vec<_> = attempts.iter().map(|attempt| attempt["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["not_sent"; 3]);
+    gateway.stop().await;
+}
+
+/// R39: an id that is another attempt's is not bound a second time.
+#[rstest]
+#[tokio::test]
+async fn a_job_of_another_attempt_is_not_taken_for_ours(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let body = |cat: &str| {
+        json!({"prompt": format!("{cat} [[sim: task_id=\"the-same-id\" time=30]]"), "model": FLUX, "size": "64x64"}).to_string()
+    };
+    let first = gateway.generate(&body("one")).await;
+    gateway.app.engine.run_until_idle().await.unwrap();
+    let second = gateway.run(&body("two")).await;
+    assert_eq!(
+        (second["error"]["code"].as_str(), second["cost"]["billed"].as_str()),
+        (Some("outcome_unknown"), Some("unknown")),
+        "{second}"
+    );
+    let ours = gateway.attempts(first["id"].as_str().unwrap()).await;
+    assert_eq!(ours[0]["state"], "accepted");
+    gateway.stop().await;
+}
+
+/// R49 and R60: fewer pictures than asked for are kept, and called partial.
+#[rstest]
+#[tokio::test]
+async fn fewer_pictures_are_a_partial_success(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    for model in [FLUX, PIPE] {
+        let body = json!({"prompt": "a cat [[sim: missing=1]]", "model": model, "size": "64x64", "n": 2});
+        let task = gateway.run(&body.to_string()).await;
+        let images = task["images"].as_array().unwrap().len();
+        // Flux's schnell makes one picture a call, so that each of two calls comes back with none.
+        let expected = if model == PIPE { ("succeeded", true, 1) } else { ("failed", false, 0) };
+        assert_eq!(
+            (task["status"].as_str().unwrap(), task["partial"].as_bool().unwrap(), images),
+            expected,
+            "{task}"
+        );
+    }
+    gateway.stop().await;
+}
+
+/// R53 and R54: a picture that exists is tried for, one that is none or too large is not kept; generation is not repeated.
+#[rstest]
+#[tokio::test]
+async fn pictures_are_brought_here_without_buying_again(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    for (fault, times, end) in [
+        (json!({"http": 503}), 3, "succeeded"),
+        (json!({"file_truncated": true}), 2, "succeeded"),
+        (json!({"file_empty": true}), 2, "succeeded"),
+        (json!({"file_type": "html"}), 2, "succeeded"),
+        (json!({"file_type": "html"}), 1_000, "asset_rejected"),
+        (json!({"file_bomb": "png"}), 1_000, "asset_rejected"),
+        (json!({"http": 410}), 1_000_000, "asset_unavailable"),
+    ] {
+        let gateway = Gateway::start(db).await;
+        gateway.rule(&json!({"on": "files", "times": times, "do": fault})).await;
+        let task = gateway.run(&json!({"prompt": "a cat", "model": FLUX, "size": "64x64"}).to_string()).await;
+        let ended = task["error"]["code"].as_str().unwrap_or(task["status"].as_str().unwrap());
+        assert_eq!((ended, gateway.receptions()), (end, 1), "{fault}: {task}");
+        assert_eq!(task["cost"]["billed"], "yes");
+        gateway.stop().await;
+    }
+}
