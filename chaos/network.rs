@@ -87,9 +87,11 @@ async fn play(
         wrong.push(format!("ended as {end}, must be {must:?}"));
     }
     let posts = proxy.received();
-    if posts.len() != 1 {
+    // A server paid by the hour is sent a call of unknown outcome once more, and no further.
+    let most = if provider == "imagepipeline" { 2 } else { 1 };
+    if posts.is_empty() || posts.len() > most {
         wrong.push(format!("{} POSTs: {posts:?}", posts.len()));
     }
-    let said = format!("{end}; 1 POST, {} at the provider", world.receptions.len());
+    let said = format!("{end}; {} POST(s), {} at the provider", posts.len(), world.receptions.len());
     Ok(if wrong.is_empty() { Ok(said) } else { Err(wrong.join("; ")) })
 }
