@@ -2,13 +2,12 @@
 //! gateway, which is started, killed and started again.
 
 use std::fmt::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::Process;
+use crate::process::{Process, free_port};
 
 /// Every kind of provider; each is configured under its own name.
 pub const PROVIDERS: [&str; 4] = ["piapi_flux", "gpt_4o_image", "gpt_image", "imagepipeline"];
@@ -224,15 +223,4 @@ impl Fleet {
         let lines: Vec<&str> = text.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
-}
-
-/// A free port below those that the system gives to outgoing connections, so that it is still free at the next start.
-pub fn free_port() -> Result<u16> {
-    for _ in 0..1_000 {
-        let port = fastrand::u16(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    anyhow::bail!("no free port")
 }

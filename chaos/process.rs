@@ -2,6 +2,7 @@
 //! wait for, and it is killed by its own handle alone.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -107,4 +108,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A free port below those that the system gives to outgoing connections, so that it is still free at the next start.
+pub fn free_port() -> Result<u16> {
+    for _ in 0..1_000 {
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port")
 }

@@ -1,0 +1,102 @@
+//! Measures what callers feel, on the real program and the simulated providers as children: how late a webhook is, how late
+//! polling finds a picture, what many event streams cost. Prints Markdown; judges nothing. `script/bench --help` says how.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a command-line tool that stands outside the gateway: it prints, makes its own clients, reads the clock, and \
+              its counts are far below 2^52"
+)]
+
+mod client;
+mod figures;
+mod follower;
+mod lag;
+mod polls;
+#[path = "../chaos/process.rs"]
+#[expect(dead_code, reason = "shared with the chaos suite, which watches more of a child than this does")]
+mod process;
+mod schedule;
+mod streams;
+mod watch;
+mod world;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(about = "Measures Easel against the simulated providers; prints Markdown tables")]
+struct Cli {
+    /// The program to measure.
+    #[arg(long)]
+    easel: PathBuf,
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// From a provider's callback to `task.succeeded` at a webhook.
+    Lag {
+        /// How many tasks.
+        #[arg(long, default_value_t = 1_000)]
+        tasks: usize,
+        /// How many of them a second, over all callers.
+        #[arg(long, default_value_t = 10.0)]
+        rate: f64,
+        /// How many callers.
+        #[arg(long, default_value_t = 4)]
+        callers: usize,
+    },
+    /// Without callbacks: from a job's end to `task.succeeded`, as a share of the generation time, and what it costs in polls.
+    Polls {
+        /// How many tasks, all at once.
+        #[arg(long, default_value_t = 200)]
+        tasks: usize,
+    },
+    /// Event streams: memory per client, and a SIGKILL that no follower may notice in what it is told.
+    Streams {
+        /// How many clients, each on a task of its own.
+        #[arg(default_value_t = 10_000)]
+        clients: usize,
+    },
+    /// Pure arithmetic: how well a poll schedule finds the end of jobs of 2 to 30 s. Starts nothing.
+    Schedule(schedule::Schedule),
+    /// The first three, one after the other, with their defaults.
+    All,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Cli { easel, mode } = Cli::parse();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Dropping what runs ends every child.
+    tokio::select! {
+        done = run(easel, mode) => done,
+        _ = terminate.recv() => anyhow::bail!("stopped"),
+        _ = interrupt.recv() => anyhow::bail!("stopped"),
+    }
+}
+
+async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
+    // The children run in folders of their own.
+    let easel = if matches!(mode, Mode::Schedule(_)) { easel } else { easel.canonicalize()? };
+    match mode {
+        Mode::Lag { tasks, rate, callers } => println!("{}", lag::run(&easel, tasks, rate, callers).await?),
+        Mode::Polls { tasks } => println!("{}", polls::run(&easel, tasks).await?),
+        Mode::Streams { clients } => println!("{}", streams::run(&easel, clients).await?),
+        Mode::Schedule(schedule) => println!("{}", schedule.measure()),
+        Mode::All => {
+            println!("{}", lag::run(&easel, 1_000, 10.0, 4).await?);
+            println!("{}", polls::run(&easel, 200).await?);
+            println!("{}", streams::run(&easel, 10_000).await?);
+        }
+    }
+    Ok(())
+}
