@@ -88,8 +88,8 @@ async fn play(
     }
     let posts = proxy.received();
     // A server paid by the hour is sent a call of unknown outcome once more, and no further.
-    let most = if provider == "imagepipeline" { 2 } else { 1 };
-    if posts.is_empty() || posts.len() > most {
+    let allowed = if provider == "imagepipeline" { 2 } else { 1 };
+    if posts.is_empty() || posts.len() > allowed {
         wrong.push(format!("{} POSTs: {posts:?}", posts.len()));
     }
     let said = format!("{end}; {} POST(s), {} at the provider", posts.len(), world.receptions.len());
