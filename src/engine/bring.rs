@@ -46,7 +46,7 @@ impl Inner {
             }
         }
         let since = task.state.since.unwrap_or(now);
-        let preview = task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)));
+        let preview = preview_alone(&task);
         match lacking {
             None => self.keep(task, here).await,
             Some(error)
@@ -111,7 +111,7 @@ impl Inner {
         if here.iter().any(Option::is_some) {
             return self.keep(task, here).await;
         }
-        let preview = task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)));
+        let preview = preview_alone(&task);
         let code = match error {
             _ if preview => Code::NoImageReturned,
             BlobError::Storage(_) | BlobError::Open { .. } => Code::StorageFailed,
@@ -145,6 +145,11 @@ pub(super) fn pictures(
         late,
     };
     here.zip(first..).map(image).collect()
+}
+
+/// Whether what was given may be no more than a preview's link.
+fn preview_alone(task: &Task) -> bool {
+    task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)))
 }
 
 /// Whether trying again cannot help: the address is closed to us, or what it has given so often is no picture. An empty

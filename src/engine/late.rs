@@ -169,9 +169,6 @@ impl Inner {
         pictures: &[(Saved, ImageKind)],
     ) -> Result<(), StoreError> {
         after.look_at = None;
-        if after.billed == Billing::Unknown && after.state == AttemptState::Failed {
-            after.judge(Verdict::new(Billing::Unknown, after.evidence.clone()));
-        }
         let Some(task) = self.store.task(after.task).await? else { return Ok(()) };
         crash("late.found");
         // The whole first: should this process end in between, the attempt is looked for again and the whole knows it.

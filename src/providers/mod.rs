@@ -133,6 +133,17 @@ pub struct Pace {
     pub by_the_hour: bool,
 }
 
+impl Pace {
+    /// Of a provider whose answer holds the picture: nothing is left to ask.
+    pub const AT_ONCE: Self = Self {
+        poll_after: Duration::ZERO,
+        poll_max: Duration::ZERO,
+        reconcile: Duration::ZERO,
+        cancels: false,
+        by_the_hour: false,
+    };
+}
+
 /// One submission, in the house's words.
 pub struct Job<'a> {
     /// The attempt it is made for; planted upstream where there is room for it.

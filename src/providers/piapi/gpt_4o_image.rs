@@ -2,13 +2,11 @@
 //! words and images; everything else is said in the prompt. Billed $0.02 with a picture, $0.00066 without, nothing for
 //! 4xx and 5xx (docs: piapi, GPT-4o Image Generation API).
 
-use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use std::ops::Range;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::super::answer::Answer;
@@ -58,13 +56,7 @@ impl Provider for Chat {
 
     fn pace(&self) -> Pace {
         // Nothing is left to ask once the stream is over.
-        Pace {
-            poll_after: Duration::ZERO,
-            poll_max: Duration::ZERO,
-            reconcile: Duration::ZERO,
-            cancels: false,
-            by_the_hour: false,
-        }
+        Pace::AT_ONCE
     }
 
     fn request(&self, job: &Job<'_>) -> Wire {

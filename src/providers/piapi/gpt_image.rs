@@ -2,12 +2,10 @@
 //! images go in; the answer is a document or a stream, its pictures inline or as links. Refusals are judged by status and
 //! code, never by `type` (facts: providers C).
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::super::answer::Answer;
@@ -49,14 +47,7 @@ impl Provider for Images {
     }
 
     fn pace(&self) -> Pace {
-        // Nothing is left to ask once the answer is there.
-        Pace {
-            poll_after: Duration::ZERO,
-            poll_max: Duration::ZERO,
-            reconcile: Duration::ZERO,
-            cancels: false,
-            by_the_hour: false,
-        }
+        Pace::AT_ONCE
     }
 
     fn request(&self, job: &Job<'_>) -> Wire {
