@@ -288,3 +288,32 @@ where
     });
     spoken.boxed()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ends_after(body: BoxStream<'static, Result<Bytes, String>>) -> (u64, String) {
+        let begun = Instant::now();
+        let mut events = events(body, 1024);
+        let cut = loop {
+            match events.next().await {
+                Some(Err(cut)) => break cut,
+                Some(Ok(_)) => {}
+                None => break "ended well".to_owned(),
+            }
+        };
+        (begun.elapsed().as_secs(), cut)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_cut_and_one_of_comments_too() {
+        let silent = futures_util::stream::pending().boxed();
+        assert_eq!(ends_after(silent).await, (90, "the stream fell silent".to_owned()));
+        let comments = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            Some((Ok(Bytes::from_static(b": still here\n\n")), ()))
+        });
+        assert_eq!(ends_after(comments.boxed()).await, (300, "the stream sent no event".to_owned()));
+    }
+}

@@ -300,6 +300,24 @@ impl Gateway {
         self.app.engine.run_until_idle().await.unwrap();
     }
 
+    /// The test's own folder: the pictures lie in `blobs` there.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Runs a statement on the gateway's database, beside it.
+    pub async fn sql(&self, statement: &'static str) {
+        use sqlx::Connection;
+        let url = &self.config.store.url;
+        if url.starts_with("postgres") {
+            let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
+            sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
+        } else {
+            let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();
+            sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
+        }
+    }
+
     /// Paid requests the upstreams received.
     pub fn receptions(&self) -> usize {
         self.simulator.ledger().len()

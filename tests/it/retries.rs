@@ -1,8 +1,11 @@
 //! What every answer of a provider leads to: the retry table, row by row. Each row says what the provider does and what
 //! must come of it: the end, the code callers see, whether it was billed, and how many paid requests were received.
 
+use std::time::Duration;
+
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::harness::{Db, Gateway};
 
@@ -58,6 +61,7 @@ const REFUSED: &[Row] = &[
     ("R34", FLUX, "envelope_code=400", "provider_rejected", "no", 1),
     ("R34", FLUX, "envelope_code=500 times=1", "succeeded", "yes", 2),
     ("R40", CHAT, "http=404", "provider_rejected", "no", 1),
+    ("R41", CHAT, "http=200 body=openai", "provider_failed", "no", 2),
 ];
 
 /// Nobody can say what became of it: never sent again, never a fault of the caller's.
@@ -92,6 +96,7 @@ const ACCEPTED: &[Row] = &[
     ("R37", FLUX, "status=quantum,\"Processing\",\"\"", "succeeded", "yes", 1),
     ("R38", FLUX, "submit_status=failed fail=1000 billed=true", "provider_failed", "yes", 1),
     ("R43", CHAT, "cut=after_image", "succeeded", "yes", 1),
+    ("R41", CHAT, "sse=error_event", "provider_failed", "unknown", 1),
     ("R44", CHAT, "no_image", "no_image_returned", "unknown", 1),
     ("R44", CHAT, "refuse", "no_image_returned", "yes", 1),
     ("R45", FLUX, "fail=1000 billed=false", "provider_failed", "no", 2),
@@ -254,4 +259,61 @@ async fn pictures_are_brought_here_without_buying_again(#[values(Db::Sqlite, Db:
         assert_eq!(task["cost"]["billed"], "yes");
         gateway.stop().await;
     }
+}
+
+/// R5: an intent that the database refuses is not sent, however often it is tried to be written.
+#[rstest]
+#[tokio::test]
+async fn nothing_is_sent_before_its_intent_is_written(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let (refuse, allow) = match db {
+        Db::Sqlite => (
+            "CREATE TRIGGER refuse BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'refused'); END",
+            "DROP TRIGGER refuse",
+        ),
+        Db::Postgres => (
+            "ALTER TABLE attempts ADD CONSTRAINT refuse CHECK (false) NOT VALID",
+            "ALTER TABLE attempts DROP CONSTRAINT refuse",
+        ),
+    };
+    let id =
+        gateway.generate(r#"{"prompt":"a cat","model":"flux-schnell","size":"64x64"}"#).await["id"].clone();
+    gateway.sql(refuse).await;
+    let engine = &gateway.app.engine;
+    // The step is tried again for as long as it takes; a round beside it may be told of the trouble.
+    let _ = timeout(Duration::from_secs(1), engine.run_until_idle()).await;
+    assert_eq!(gateway.receptions(), 0);
+    gateway.sql(allow).await;
+    let sent = timeout(Duration::from_secs(30), async {
+        while gateway.receptions() == 0 {
+            let _ = engine.run_until_idle().await;
+            tokio::task::yield_now().await;
+        }
+    });
+    sent.await.expect("it is sent once it is written");
+    let task = gateway.settle(id.as_str().unwrap()).await;
+    assert_eq!((task["status"].as_str(), gateway.receptions()), (Some("succeeded"), 1), "{task}");
+    gateway.stop().await;
+}
+
+/// R55: a disk that takes nothing loses nothing: the picture is kept once it does, and not bought again.
+#[rstest]
+#[tokio::test]
+async fn a_paid_picture_waits_for_the_disk(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let id =
+        gateway.generate(r#"{"prompt":"a cat","model":"flux-schnell","size":"64x64"}"#).await["id"].clone();
+    let (blobs, aside) = (gateway.folder().join("blobs"), gateway.folder().join("aside"));
+    std::fs::rename(&blobs, &aside).unwrap();
+    std::fs::write(&blobs, "no folder").unwrap();
+    for _ in 0..4 {
+        gateway.app.engine.run_until_idle().await.unwrap();
+        gateway.advance_to_next().await;
+    }
+    assert_eq!(gateway.task(id.as_str().unwrap()).await["phase"], "saving");
+    std::fs::remove_file(&blobs).unwrap();
+    std::fs::rename(&aside, &blobs).unwrap();
+    let task = gateway.settle(id.as_str().unwrap()).await;
+    assert_eq!((task["status"].as_str(), gateway.receptions()), (Some("succeeded"), 1), "{task}");
+    gateway.stop().await;
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use easel::net::paid::{NotSent, Order, PaidError};
 use easel::net::{Net, Policy, SystemLookup};
 use http::HeaderMap;
+use rstest::rstest;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use crate::harness::listen;
+use crate::harness::{Db, Gateway, listen};
 
 const AUTHORITY: &[u8] = include_bytes!("fixtures/authority.crt");
 const CERTIFICATE: &[u8] = include_bytes!("fixtures/localhost.crt");
@@ -124,4 +125,64 @@ async fn what_never_left_is_known_not_to_have_left() {
     let error = post(&net, &url).await.unwrap_err();
     assert!(matches!(error, PaidError::NotSent { cause: NotSent::Tls, .. }), "{error}");
     serving.abort();
+}
+
+/// R7: a request that broke off on its way is not known not to have arrived.
+#[tokio::test]
+async fn a_request_cut_in_the_middle_is_of_unknown_outcome() {
+    let listener = listen().await;
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    let server = TaskTracker::new();
+    let serving = server.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read_exact(&mut [0; 512]).await;
+        }
+    });
+    let order = Order {
+        url: url.parse().unwrap(),
+        headers: HeaderMap::new(),
+        body: Bytes::from(vec![b'x'; 32 * 1024 * 1024]),
+        head_within: Duration::from_secs(10),
+        not_after: Instant::now() + Duration::from_secs(30),
+    };
+    let error = net(false).paid.post(order).await.map(|response| response.status()).unwrap_err();
+    assert!(matches!(error, PaidError::Unknown { sent, .. } if sent > 0), "{error}");
+    serving.abort();
+}
+
+/// R3 and R4 as a task meets them: tried again, or not, and unbilled.
+#[rstest]
+#[tokio::test]
+async fn a_provider_without_a_trusted_session_is_sent_nothing(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let listener = listen().await;
+    let port = listener.local_addr().unwrap().port();
+    let (posts, spoken) = (Arc::new(AtomicUsize::new(0)), Arc::default());
+    let server = TaskTracker::new();
+    let serving = server.spawn(reads_and_refuses(listener, Arc::clone(&posts), spoken));
+    let plain = listen().await;
+    let mute = plain.local_addr().unwrap().port();
+    let answering = server.spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    for (port, sends) in [(port, 1), (mute, 3)] {
+        let provider = format!(
+            "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"https://localhost:{port}\"\napi_key = \"upstream-key-0123456789\"\n"
+        );
+        let gateway = Gateway::only(db, &provider).await;
+        let task = gateway.run(r#"{"prompt":"a cat","model":"flux-schnell"}"#).await;
+        assert_eq!(
+            (task["error"]["code"].as_str(), task["cost"]["billed"].as_str()),
+            (Some("provider_unreachable"), Some("no")),
+            "{task}"
+        );
+        let attempts = gateway.attempts(task["id"].as_str().unwrap()).await;
+        assert!(attempts.iter().all(|attempt| attempt["state"] == "not_sent"), "{attempts:?}");
+        assert_eq!(attempts.len(), sends);
+        gateway.stop().await;
+    }
+    assert_eq!(posts.load(Ordering::SeqCst), 0);
+    serving.abort();
+    answering.abort();
 }

@@ -99,10 +99,16 @@ impl Provider for Chat {
                     // A chunk that is not JSON is skipped: the ones around it still count.
                     let Ok(json) = serde_json::from_str::<Value>(&data) else { continue };
                     if let Some(error) = json.get("error").filter(|error| !error.is_null()) {
-                        if telling.pictures().is_empty() {
-                            return Err(self.refused(error));
+                        if !telling.pictures().is_empty() {
+                            break;
                         }
-                        break;
+                        let mut error = self.refused(error);
+                        if telling.content.is_empty() {
+                            return Err(error);
+                        }
+                        error.verdict = unknown("an error came after the answer had begun");
+                        error.words = self.words(&telling.content);
+                        return Ok(Progress::Failed(error));
                     }
                     telling.chunk(&json);
                     for signal in telling.news() {
@@ -202,7 +208,7 @@ impl Chat {
         (Kind::NoImage, "gpt-4o-image answered with text only; classified as refusal".to_owned())
     }
 
-    /// An error object inside an answer that began well: documented as not charged.
+    /// An error object in place of an answer: documented as not charged.
     fn refused(&self, error: &Value) -> ProviderError {
         let text = |name: &str| match error.get(name) {
             Some(Value::String(text)) => Some(text.clone()),
