@@ -12,12 +12,13 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::{Api, Feeds, Key, Keys};
+use crate::api::{Api, Feeds, Keys};
 use crate::blobs::Blobs;
 use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::delivery::Schedule;
+use crate::domain::key::Key;
 use crate::domain::link::Links;
 use crate::domain::secret::token;
 use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Parts, Settings, WebhookSettings};
@@ -241,7 +242,12 @@ async fn open_keys(config: &Config, store: &Store) -> anyhow::Result<Keys> {
         tracing::warn!("no [[auth.keys]] are configured: every request will be refused");
     }
     let keys = config.auth.keys.iter().map(|key| {
-        let known = Key { name: key.name.clone(), tenant: key.tenant.clone(), role: key.role };
+        let known = Key {
+            name: key.name.clone(),
+            tenant: key.tenant.clone(),
+            role: key.role,
+            limits: Arc::default(),
+        };
         (key.key.get().unwrap_or_default().to_owned(), known)
     });
     Ok(Keys::of(pepper.as_bytes(), keys))

@@ -9,34 +9,12 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
 
 use super::problem::ApiError;
 use crate::domain::code::Code;
+use crate::domain::key::{Key, Limits, Role};
 use crate::domain::secret::hmac_sha256;
 use crate::engine::Caller;
-
-/// What a key may do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Its tenant's tasks.
-    #[default]
-    User,
-    /// The gateway itself, too.
-    Admin,
-}
-
-/// What is known of a key.
-#[derive(Debug, Clone)]
-pub struct Key {
-    /// Its name, for the books.
-    pub name: String,
-    /// Whose tasks it works on.
-    pub tenant: String,
-    /// What it may do.
-    pub role: Role,
-}
 
 /// The keys that open the gateway.
 #[derive(Clone)]
@@ -60,7 +38,12 @@ impl Keys {
 
     fn find(&self, headers: &HeaderMap) -> Option<Key> {
         let Some(known) = &self.known else {
-            return Some(Key { name: "anonymous".into(), tenant: "default".into(), role: Role::Admin });
+            return Some(Key {
+                name: "anonymous".into(),
+                tenant: "default".into(),
+                role: Role::Admin,
+                limits: Arc::new(Limits::default()),
+            });
         };
         let given = given(headers)?;
         known.get(&hmac_sha256(&self.pepper, given.as_bytes())).cloned()
@@ -96,7 +79,7 @@ pub(super) async fn authenticate(State(keys): State<Keys>, mut request: Request,
     let (path, query) = (request.uri().path(), request.uri().query());
     match keys.find(request.headers()) {
         Some(key) => {
-            request.extensions_mut().insert(Caller { tenant: key.tenant.clone(), key: key.name.clone() });
+            request.extensions_mut().insert(Caller::from(&key));
             request.extensions_mut().insert(key);
             next.run(request).await
         }

@@ -37,7 +37,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use auth::{Key, Keys, Role};
+pub use auth::Keys;
 pub use feed::Feeds;
 
 use crate::blobs::Blobs;

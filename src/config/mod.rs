@@ -1,26 +1,29 @@
 //! The configuration: defaults ← file ← environment, checked as a whole so that one start tells every problem. The only
 //! room that reads the environment.
 
+mod auth;
+mod blobs;
 mod layers;
 mod provider;
 mod secret;
+mod server;
 mod webhooks;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use url::Url;
 
+pub use auth::{Auth, AuthMode, StaticKey};
+pub use blobs::Blobs;
 pub use provider::Provider;
 pub use secret::Secret;
+pub use server::Server;
 pub use webhooks::Webhooks;
 
-use crate::api::Role;
 use crate::domain::request::GenerateRequest;
 
 /// The documented defaults, compiled in.
@@ -47,59 +50,8 @@ pub struct Config {
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "documented in config.example.toml")]
-pub struct Server {
-    pub listen: SocketAddr,
-    pub public_url: String,
-    pub max_json_kib: usize,
-    pub heartbeat_s: u32,
-    pub streams_per_tenant: usize,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "documented in config.example.toml")]
-pub struct Auth {
-    pub mode: AuthMode,
-    pub allow_insecure: bool,
-    #[serde(default)]
-    pub pepper: Secret,
-    #[serde(default)]
-    pub keys: Vec<StaticKey>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "documented in config.example.toml")]
-pub enum AuthMode {
-    Keys,
-    None,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "documented in config.example.toml")]
-pub struct StaticKey {
-    pub name: String,
-    #[serde(default = "default_tenant")]
-    pub tenant: String,
-    pub key: Secret,
-    #[serde(default)]
-    pub role: Role,
-}
-
-fn default_tenant() -> String {
-    "default".to_owned()
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "documented in config.example.toml")]
 pub struct Store {
     pub url: String,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "documented in config.example.toml")]
-pub struct Blobs {
-    pub url: String,
-    pub link_s: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -171,10 +123,7 @@ impl Config {
                 problems.push(format!("{name}: {problem}"));
             }
         };
-        resolve("auth.pepper".into(), &mut self.auth.pepper);
-        for key in &mut self.auth.keys {
-            resolve(format!("auth.keys {:?}", key.name), &mut key.key);
-        }
+        self.auth.resolve(&mut resolve);
         for (id, provider) in &mut self.providers {
             resolve(format!("providers.{id}.api_key"), &mut provider.api_key);
         }
@@ -182,45 +131,20 @@ impl Config {
 
     fn check(&self, problems: &mut Vec<String>) {
         let mut wrong = |problem: String| problems.push(problem);
-        let http = |text: &str| {
-            Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        };
-        if !self.server.public_url.is_empty() && !http(&self.server.public_url) {
-            wrong(format!("server.public_url: {:?} is not an http address", self.server.public_url));
-        }
-        let reachable = !self.server.listen.ip().is_loopback();
-        if self.auth.mode == AuthMode::None && reachable && !self.auth.allow_insecure {
-            wrong(format!(
-                "auth.mode: \"none\" on {} would let everybody in; set auth.allow_insecure = true if that is meant",
-                self.server.listen
-            ));
-        }
-        for key in &self.auth.keys {
-            match key.key.get() {
-                None => wrong(format!("auth.keys {:?}: the key is not set", key.name)),
-                Some(text) if text.len() < 16 => {
-                    wrong(format!("auth.keys {:?}: shorter than 16 characters", key.name));
-                }
-                Some(_) => {}
-            }
-        }
+        self.server.check(&mut wrong);
+        self.blobs.check(&mut wrong);
+        self.auth.check(self.server.listen, &mut wrong);
         let lengths = [
             ("engine.lease_s", u64::from(self.engine.lease_s), 5),
             ("engine.deadline_s", u64::from(self.engine.deadline_s), 1),
             ("engine.concurrency", self.engine.concurrency as u64, 1),
             ("engine.open_per_tenant", u64::from(self.engine.open_per_tenant), 1),
             ("engine.open_in_all", u64::from(self.engine.open_in_all), 1),
-            ("blobs.link_s", u64::from(self.blobs.link_s), 1),
-            ("server.max_json_kib", self.server.max_json_kib as u64, 64),
-            ("server.heartbeat_s", u64::from(self.server.heartbeat_s), 1),
         ];
         for (name, value, least) in lengths {
             if value < least {
                 wrong(format!("{name}: must be at least {least}"));
             }
-        }
-        if self.server.max_json_kib > 45 * 1024 {
-            wrong("server.max_json_kib: must be at most 46080; upload larger images with POST /files".into());
         }
         self.webhooks.check(&mut wrong);
         for (id, provider) in &self.providers {

@@ -10,6 +10,7 @@ pub mod file;
 pub mod fit;
 pub mod id;
 pub mod image;
+pub mod key;
 pub mod lane;
 pub mod link;
 pub mod money;

@@ -1,6 +1,7 @@
 //! Takes a request in: plans its routes, prices it, and stores it durably as a task. Everything after that belongs to the
 //! worker loop.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::route::{NoRoute, Plan};
@@ -9,6 +10,7 @@ use crate::chaos::{crash, planted};
 use crate::domain::code::Code;
 use crate::domain::fit::effective;
 use crate::domain::id::{AttemptId, TaskId};
+use crate::domain::key::{Key, Limits};
 use crate::domain::money::Usd;
 use crate::domain::request::GenerateRequest;
 use crate::domain::task::{Candidate, Cost, Phase, State, Task};
@@ -22,6 +24,14 @@ pub struct Caller {
     pub tenant: String,
     /// The name of the key.
     pub key: String,
+    /// How much the key may do.
+    pub limits: Arc<Limits>,
+}
+
+impl From<&Key> for Caller {
+    fn from(key: &Key) -> Self {
+        Self { tenant: key.tenant.clone(), key: key.name.clone(), limits: Arc::clone(&key.limits) }
+    }
 }
 
 /// A task that was taken in, now or earlier.
@@ -111,7 +121,7 @@ impl Engine {
         fingerprint: String,
     ) -> Result<Acceptance, Refusal> {
         let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
-        let key = Key { caller, idempotency: idempotency_key, fingerprint };
+        let key = Origin { caller, idempotency: idempotency_key, fingerprint };
         if let Some(refusal) = self.inner.no_room(&key, &plan) {
             // What was taken in before is answered, however full the house is.
             return match (refusal, &key.idempotency) {
@@ -144,7 +154,7 @@ impl Engine {
 }
 
 /// Whose a new task is, and what it is known by.
-pub(super) struct Key {
+pub(super) struct Origin {
     pub caller: Caller,
     idempotency: Option<String>,
     fingerprint: String,
@@ -159,7 +169,7 @@ impl Inner {
 
     /// The task for a plan. Where one upstream call cannot make all pictures, the work is divided into parts, each a task
     /// of its own with its own routes and attempts; the task itself then only waits for them.
-    fn divide(&self, key: Key, plan: Plan) -> Result<(Task, Vec<Task>), Refusal> {
+    fn divide(&self, key: Origin, plan: Plan) -> Result<(Task, Vec<Task>), Refusal> {
         let first = &plan.planned[0];
         let (wanted, counts) = (first.request.count(), first.counts());
         if first.calls == 1 {
@@ -175,7 +185,7 @@ impl Inner {
             request.routing.max_cost_usd = request.routing.max_cost_usd.map(share);
             // Asking for fewer pictures can only open routes, never close the one that was found.
             let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
-            let key = Key { caller: caller.clone(), idempotency: None, fingerprint: String::new() };
+            let key = Origin { caller: caller.clone(), idempotency: None, fingerprint: String::new() };
             let mut part = self.new_task(key, plan);
             part.parent = Some(whole.id);
             parts.push(part);
@@ -186,8 +196,8 @@ impl Inner {
         Ok((whole, parts))
     }
 
-    fn new_task(&self, key: Key, plan: Plan) -> Task {
-        let Key { caller, idempotency, fingerprint } = key;
+    fn new_task(&self, key: Origin, plan: Plan) -> Task {
+        let Origin { caller, idempotency, fingerprint } = key;
         let now = self.clock.now();
         let request = plan.request;
         let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
