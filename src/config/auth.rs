@@ -53,8 +53,7 @@ impl Auth {
         let reachable = !listen.ip().is_loopback();
         if self.mode == AuthMode::None && reachable && !self.allow_insecure {
             wrong(format!(
-                "auth.mode: \"none\" on {} would let everybody in; set auth.allow_insecure = true if that is meant",
-                listen
+                "auth.mode: \"none\" on {listen} would let everybody in; set auth.allow_insecure = true if that is meant",
             ));
         }
         for key in &self.keys {
