@@ -4,6 +4,7 @@
 mod accept;
 mod breadth;
 mod callbacks;
+mod cut;
 mod events;
 mod filters;
 mod harness;
@@ -11,6 +12,7 @@ mod journey;
 mod lanes;
 mod process;
 mod recorder;
+mod replicas;
 mod retries;
 mod sink;
 mod webhooks;
