@@ -16,8 +16,9 @@ use tokio_util::task::TaskTracker;
 
 /// Who waits longer than this for a connection looks whether anybody is there at all.
 const SOON: Duration = Duration::from_millis(200);
-/// A server that does not answer within this is away.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// A server that says nothing for so long is away. One that is gone refuses at once; short of that, a process that has its
+/// hands full is slow to hear an answer, and must not take its own slowness for an outage.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// How often one that is away is knocked at.
 const KNOCK_EVERY: Duration = Duration::from_millis(200);
 
