@@ -176,12 +176,18 @@ impl Gateway {
 
     /// The gateway stopped and started again, over the same database and the same pictures.
     pub async fn restart(self) -> Self {
+        self.restart_after(async |_| {}).await
+    }
+
+    /// The same, after something was done with its configuration while it was down.
+    pub async fn restart_after(mut self, act: impl AsyncFnOnce(&mut Config)) -> Self {
         self.stop.cancel();
         self.app.close().await;
         self.tasks.close();
         self.tasks.wait().await;
         // With the last handle on it the database is free again.
         drop(self.app);
+        act(&mut self.config).await;
         Self::open(self.config, self.simulator, self.folder, self.clock, self.time).await
     }
 
@@ -321,6 +327,11 @@ impl Gateway {
     /// The test's own folder: the pictures lie in `blobs` there.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
+    }
+
+    /// Where its database is.
+    pub fn store_url(&self) -> &str {
+        &self.config.store.url
     }
 
     /// Runs a statement on the gateway's database, beside it.

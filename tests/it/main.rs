@@ -4,6 +4,7 @@
 mod accept;
 mod breadth;
 mod callbacks;
+mod clocks;
 mod cut;
 mod events;
 mod filters;
@@ -15,6 +16,7 @@ mod recorder;
 mod replicas;
 mod retries;
 mod sink;
+mod transfer;
 mod webhooks;
 mod webhooks_hostile;
 mod wire;
