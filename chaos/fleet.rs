@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::balancer::Balancer;
 use crate::process::{Process, free_port};
 
 /// Every kind of provider; each is configured under its own name.
@@ -72,6 +73,7 @@ pub struct Fleet {
     ports: Vec<u16>,
     gateways: Vec<Option<Process>>,
     programs: Vec<PathBuf>,
+    balancer: Balancer,
 }
 
 impl Fleet {
@@ -94,8 +96,18 @@ impl Fleet {
         let gateways = ports.iter().map(|_| None).collect();
         let programs = vec![plan.older.clone().unwrap_or_else(|| plan.easel.clone()); plan.replicas];
         let simulator_url = format!("http://127.0.0.1:{port}");
-        let fleet =
-            Self { plan, folder, _simulator: simulator, simulator_url, store, ports, gateways, programs };
+        let balancer = Balancer::start(ports.clone()).await?;
+        let fleet = Self {
+            plan,
+            folder,
+            _simulator: simulator,
+            simulator_url,
+            store,
+            ports,
+            gateways,
+            programs,
+            balancer,
+        };
         fleet.configure()?;
         Ok(fleet)
     }
@@ -103,7 +115,7 @@ impl Fleet {
     fn configure(&self) -> Result<()> {
         let upstream = self.plan.upstream.as_deref().unwrap_or(&self.simulator_url);
         for (at, port) in self.ports.iter().enumerate() {
-            let public = if self.plan.callbacks { self.url(at) } else { String::new() };
+            let public = if self.plan.callbacks { self.balancer.url() } else { "" };
             let mut text = format!(
                 "[server]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{public}\"\n\
                  [auth]\npepper = \"{PEPPER}\"\n\

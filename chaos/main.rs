@@ -9,6 +9,7 @@
     reason = "a command-line tool that stands outside the gateway: it prints, makes its own clients, and may give up"
 )]
 
+mod balancer;
 mod bugs;
 mod caller;
 mod checker;
@@ -326,7 +327,7 @@ async fn rolling(common: &Common, old: &std::path::Path, called: &str, crew: &Cr
         crew.terms(caller::USUAL),
         async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
             let turns = rolling::upgrade(fleet).await?;
-            let finding = rolling::judge(&turns, caller);
+            let finding = rolling::judge(&turns, &caller.refusals());
             Ok((turns, finding))
         },
     )

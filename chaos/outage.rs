@@ -182,3 +182,31 @@ pub fn judge(all: &[Outage]) -> Vec<Finding> {
     }
     vec![told, resumed]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outage(told: Told, resumed: u64) -> Vec<&'static str> {
+        let away = Duration::from_secs(3);
+        let resumed = vec![Duration::from_millis(resumed)];
+        let findings = judge(&[Outage { after_reception: None, away, resumed, told: vec![told] }]);
+        assert!(findings.iter().all(|one| one.checked == 1));
+        findings.into_iter().filter(|one| !one.violations.is_empty()).map(|one| one.id).collect()
+    }
+
+    fn told(status: Option<u16>, retry_after: bool, took: u64) -> Told {
+        let status = status.map(|status| StatusCode::from_u16(status).unwrap());
+        Told { status, retry_after, took: Duration::from_millis(took) }
+    }
+
+    #[test]
+    fn a_refusal_must_come_soon_say_when_to_try_again_and_end_with_the_outage() {
+        assert!(outage(told(Some(503), true, 200), 4_900).is_empty());
+        assert_eq!(outage(told(Some(503), true, 1_001), 0), ["O1"]);
+        assert_eq!(outage(told(Some(503), false, 1), 0), ["O1"]);
+        assert_eq!(outage(told(Some(500), true, 1), 0), ["O1"]);
+        assert_eq!(outage(told(None, true, 1), 0), ["O1"]);
+        assert_eq!(outage(told(Some(503), true, 1), 5_001), ["O2"]);
+    }
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use reqwest::StatusCode;
 
-use crate::caller::{Caller, Refusal};
+use crate::caller::Refusal;
 use crate::checker::Finding;
 use crate::fleet::Fleet;
 
@@ -45,12 +45,12 @@ pub async fn upgrade(fleet: &mut Fleet) -> Result<Vec<Turn>> {
 }
 
 /// What must hold beside the usual invariants.
-pub fn judge(turns: &[Turn], caller: &Caller) -> Finding {
+pub fn judge(turns: &[Turn], refusals: &[Refusal]) -> Finding {
     let mut finding =
         Finding::new("R1", "no answer of 500 or more but 503 by a gateway that is being stopped");
     finding.checked = turns.len();
-    for refusal in caller.refusals() {
-        finding.check(excused(turns, &refusal), || {
+    for refusal in refusals {
+        finding.check(excused(turns, refusal), || {
             format!("{} of {} at {}", refusal.status, refusal.path, refusal.gateway)
         });
     }
@@ -62,4 +62,31 @@ fn excused(turns: &[Turn], refusal: &Refusal) -> bool {
         .iter()
         .any(|turn| turn.gateway == refusal.gateway && (turn.asked..=turn.serving).contains(&refusal.asked));
     draining && refusal.status == StatusCode::SERVICE_UNAVAILABLE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_gateway_that_is_being_stopped_may_refuse() {
+        let asked = Instant::now();
+        let second = Duration::from_secs(1);
+        let turn = Turn {
+            gateway: "http://a".into(),
+            asked,
+            serving: asked + 2 * second,
+            drained: second,
+            started: second,
+        };
+        let violations = |gateway: &str, after: Duration, status: StatusCode| {
+            let path = "/generate".to_owned();
+            let refusal = Refusal { asked: asked + after, gateway: gateway.into(), path, status };
+            judge(std::slice::from_ref(&turn), &[refusal]).violations.len()
+        };
+        assert_eq!(violations("http://a", second, StatusCode::SERVICE_UNAVAILABLE), 0);
+        assert_eq!(violations("http://a", second, StatusCode::INTERNAL_SERVER_ERROR), 1);
+        assert_eq!(violations("http://a", 3 * second, StatusCode::SERVICE_UNAVAILABLE), 1);
+        assert_eq!(violations("http://b", second, StatusCode::SERVICE_UNAVAILABLE), 1);
+    }
 }

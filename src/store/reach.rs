@@ -75,7 +75,8 @@ impl Pool {
                 return;
             }
             if let Ok(_looking) = self.door.looking.try_lock()
-                && !self.answers().await
+                // Boxed: everybody who takes a connection carries this, and hardly anybody gets here.
+                && !Box::pin(self.answers()).await
             {
                 self.leave();
                 return;

@@ -1,15 +1,19 @@
-//! A COMMIT that Postgres made durable and whose answer never arrives: a proxy on the wire cuts the connection just there.
-//! The caller learns nothing, asks again with its key, and there is one task and one paid call. Postgres alone has a wire;
-//! SQLite answers inside the process.
+//! A proxy on the wire to Postgres. It cuts the connection at a COMMIT that was made durable and whose answer never arrives:
+//! the caller learns nothing, asks again with its key, and there is one task and one paid call. Or it takes the whole server
+//! away and brings it back. Postgres alone has a wire; SQLite answers inside the process.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::harness::{Answer, Gateway, fresh_postgres, listen};
@@ -22,6 +26,10 @@ struct Wire {
     /// The database's address, by way of the proxy.
     url: String,
     plan: Arc<Plan>,
+    address: SocketAddr,
+    server: String,
+    stop: CancellationToken,
+    carrying: TaskTracker,
 }
 
 /// Which answer to a COMMIT is cut.
@@ -40,13 +48,49 @@ impl Wire {
         let mut url = url::Url::parse(database).unwrap();
         let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
         let listener = listen().await;
-        url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+        let address = listener.local_addr().unwrap();
+        url.set_port(Some(address.port())).unwrap();
         // Bytes that are to be read cannot be sealed.
         url.set_query(Some("sslmode=disable"));
         let plan = Plan { pass: AtomicI64::new(NEVER), cut: AtomicUsize::new(0), statement };
-        let plan = Arc::new(plan);
-        TaskTracker::new().spawn(carry_all(listener, server, Arc::clone(&plan)));
-        Self { url: url.to_string(), plan }
+        let mut wire = Self {
+            url: url.to_string(),
+            plan: Arc::new(plan),
+            address,
+            server,
+            stop: CancellationToken::new(),
+            carrying: TaskTracker::new(),
+        };
+        wire.open(listener);
+        wire
+    }
+
+    fn open(&mut self, listener: TcpListener) {
+        (self.stop, self.carrying) = (CancellationToken::new(), TaskTracker::new());
+        let (carrying, stop) = (self.carrying.clone(), self.stop.clone());
+        let (server, plan) = (self.server.clone(), Arc::clone(&self.plan));
+        self.carrying.spawn(async move {
+            while let Some(Ok((client, _))) = stop.run_until_cancelled(listener.accept()).await {
+                let (server, plan, stop) = (server.clone(), Arc::clone(&plan), stop.clone());
+                carrying.spawn(async move {
+                    let server = TcpStream::connect(server).await.unwrap();
+                    stop.run_until_cancelled(carry(client, server, &plan)).await;
+                });
+            }
+        });
+    }
+
+    /// Hangs up on everybody and refuses whoever comes.
+    async fn leave(&self) {
+        self.stop.cancel();
+        self.carrying.close();
+        self.carrying.wait().await;
+    }
+
+    /// Takes connections again, at the same address.
+    async fn come_back(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.open(listener);
     }
 
     /// Lets so many COMMITs pass and cuts the answer to the next.
@@ -56,17 +100,6 @@ impl Wire {
 
     fn cuts(&self) -> usize {
         self.plan.cut.load(Ordering::SeqCst)
-    }
-}
-
-async fn carry_all(listener: TcpListener, server: String, plan: Arc<Plan>) {
-    let connections = TaskTracker::new();
-    while let Ok((client, _)) = listener.accept().await {
-        let (server, plan) = (server.clone(), Arc::clone(&plan));
-        connections.spawn(async move {
-            let server = TcpStream::connect(server).await.unwrap();
-            carry(client, server, &plan).await;
-        });
     }
 }
 
@@ -222,5 +255,50 @@ async fn no_commit_of_a_tasks_life_needs_its_answer() {
     }
     assert!(ends.len() >= 5, "{ends:?}");
     assert!(ends.iter().filter(|end| *end != "succeeded").count() <= 2, "{ends:?}");
+    gateway.stop().await;
+}
+
+/// How many connections of `database` listen for news.
+async fn listeners(database: &str) -> i64 {
+    const SQL: &str =
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    let mut conn = PgConnection::connect(database).await.unwrap();
+    sqlx::query_scalar(SQL).fetch_one(&mut conn).await.unwrap()
+}
+
+/// Callers are told at once that nothing is taken in, and no later than the pool's own patience the first time; once it is
+/// back tasks are taken in, and news are listened for, without a restart.
+#[tokio::test]
+async fn a_database_that_goes_away_is_missed_at_once_and_found_again() {
+    let database = fresh_postgres().await;
+    let mut wire = Wire::before(&database, "INSERT INTO tasks").await;
+    let gateway = Gateway::on(&wire.url).await;
+    let first = gateway.generate(&body("before")).await;
+    wire.leave().await;
+    for n in 0..20 {
+        let begun = Instant::now();
+        let refused = submit(&gateway, "while-away", &body("while it is away")).await;
+        let took = begun.elapsed();
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{n}");
+        assert_eq!(refused.json()["code"], "store_unavailable");
+        assert!(refused.header("retry-after").is_some());
+        assert!(took < Duration::from_secs(3), "request {n} was told after {took:?}");
+    }
+    assert_eq!(gateway.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    wire.come_back().await;
+    let found = async {
+        loop {
+            let answer = submit(&gateway, "while-away", &body("while it is away")).await;
+            if answer.status == StatusCode::ACCEPTED && listeners(&database).await == 1 {
+                return answer.json();
+            }
+        }
+    };
+    let second = tokio::time::timeout(Duration::from_secs(15), found).await.expect("it is found again");
+    assert_eq!(gateway.get("/readyz").await.status, StatusCode::OK);
+    for task in [first, second] {
+        assert_eq!(settle(&gateway, task["id"].as_str().unwrap()).await["status"], "succeeded");
+    }
+    assert_eq!(gateway.receptions(), 2, "nothing that was refused was bought");
     gateway.stop().await;
 }

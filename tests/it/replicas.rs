@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use easel::engine::Engine;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt, stream};
 use reqwest::StatusCode;
@@ -34,7 +35,7 @@ impl Three {
     /// Lets all of them work at the same time until nothing is due.
     async fn work(&self) {
         let engines = [&self.first.app.engine, &self.others[0].app.engine, &self.others[1].app.engine];
-        try_join_all(engines.map(|engine| engine.run_until_idle())).await.unwrap();
+        try_join_all(engines.map(Engine::run_until_idle)).await.unwrap();
     }
 
     /// Works, and moves the clock, until every task has ended; `look` sees each moment.
