@@ -159,7 +159,7 @@ async fn promised_early(easel: &Path, bug: Option<&str>) -> Result<Vec<String>> 
     if promised.is_none() {
         stage.through(&order).await?;
     }
-    crate::kills::rest(&stage.fleet, PATIENCE).await?;
+    crate::ordeal::rest(&stage.fleet, PATIENCE).await?;
     Ok(violations(&stage.judged().await?.1))
 }
 

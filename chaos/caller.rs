@@ -1,6 +1,6 @@
 //! One caller's HTTP: asks again with the same key when a connection is lost, and writes every promise down.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
@@ -14,12 +14,29 @@ use crate::world::canary;
 /// How long a caller tries before it finds that odd.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long one answer may take where nothing else is said.
+pub const USUAL: Duration = Duration::from_secs(20);
+
 /// A caller.
 #[derive(Clone)]
 pub struct Caller {
     http: reqwest::Client,
     urls: Arc<Vec<String>>,
     journal: Arc<Journal>,
+    refusals: Arc<Mutex<Vec<Refusal>>>,
+}
+
+/// An answer with a status of 500 or more.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// When the request was sent.
+    pub asked: Instant,
+    /// The gateway that gave it.
+    pub gateway: String,
+    /// What was asked for.
+    pub path: String,
+    /// The status.
+    pub status: StatusCode,
 }
 
 /// An answer, read whole.
@@ -27,6 +44,8 @@ pub struct Caller {
 pub struct Answer {
     pub status: StatusCode,
     pub replayed: bool,
+    /// The header `Retry-After`.
+    pub retry_after: Option<String>,
     pub body: Value,
 }
 
@@ -37,12 +56,12 @@ impl Answer {
 }
 
 impl Caller {
-    /// A caller of these gateways, who keeps this journal.
-    pub fn new(urls: Vec<String>, journal: Arc<Journal>) -> Self {
+    /// A caller of these gateways, who keeps this journal and waits so long for an answer.
+    pub fn new(urls: Vec<String>, journal: Arc<Journal>, patience: Duration) -> Self {
         // A fresh connection for each request: a pooled one to a process that was killed only tests the client.
         let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
-        let http = http.timeout(Duration::from_secs(20)).build().expect("a client");
-        Self { http, urls: Arc::new(urls), journal }
+        let http = http.timeout(patience).build().expect("a client");
+        Self { http, urls: Arc::new(urls), journal, refusals: Arc::default() }
     }
 
     /// The same caller at other gateways.
@@ -65,24 +84,42 @@ impl Caller {
         api_key: &str,
         order: Option<&Order>,
     ) -> reqwest::Result<Answer> {
-        let url = format!("{}{path}", self.urls[fastrand::usize(..self.urls.len())]);
-        let mut request = self.http.request(method, url).bearer_auth(api_key);
+        let gateway = &self.urls[fastrand::usize(..self.urls.len())];
+        let asked = Instant::now();
+        let mut request = self.http.request(method, format!("{gateway}{path}")).bearer_auth(api_key);
         if let Some(order) = order {
             request = request.header("idempotency-key", &order.key).json(&order.body);
         }
         let response = request.send().await?;
         let status = response.status();
         let replayed = response.headers().contains_key("idempotency-replayed");
+        let retry_after = response.headers().get("retry-after");
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        if status.is_server_error() {
+            let refusal = Refusal { asked, gateway: gateway.clone(), path: path.to_owned(), status };
+            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push(refusal);
+        }
         let text = response.text().await?;
         if let Some(found) = canary(&text) {
             self.journal.note(&Note::Leak { what: format!("the answer of {path} holds {found}") });
         }
-        Ok(Answer { status, replayed, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Ok(Answer { status, replayed, retry_after, body })
+    }
+
+    /// Every answer so far with a status of 500 or more.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Submits once; writes a promise down before anything else is done with it. `None` when nothing was promised.
     pub async fn submit_once(&self, order: &Order) -> Option<String> {
         let answer = self.ask(Method::POST, "/generate", OWNER_KEY, Some(order)).await.ok()?;
+        self.taken(order, &answer)
+    }
+
+    /// The task that an answer promises, which is written down at once; `None` when nothing was promised.
+    pub fn taken(&self, order: &Order, answer: &Answer) -> Option<String> {
         match answer.status {
             StatusCode::ACCEPTED | StatusCode::OK => {
                 let id = answer.text("id");
@@ -92,10 +129,15 @@ impl Caller {
                     token: order.token.clone(),
                     replayed: answer.replayed,
                 });
-                self.told(&id, &answer);
+                self.told(&id, answer);
                 Some(id)
             }
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => None,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                if answer.retry_after.is_none() {
+                    self.odd(format!("POST /generate: {} without Retry-After", answer.status));
+                }
+                None
+            }
             _ => {
                 self.odd(format!("POST /generate: {} {}", answer.status, answer.body));
                 None

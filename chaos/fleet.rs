@@ -4,9 +4,11 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::balancer::Balancer;
 use crate::process::{Process, free_port};
 
 /// Every kind of provider; each is configured under its own name.
@@ -21,6 +23,9 @@ const PEPPER: &str = "pepper-canary-0f1e2d3c4b5a6978";
 /// What must occur nowhere.
 pub const CANARIES: [&str; 4] = [OWNER_KEY, OTHER_KEY, UPSTREAM_KEY, PEPPER];
 
+/// How long a claimed task belongs to its gateway without a sign of life.
+pub const LEASE: Duration = Duration::from_secs(5);
+
 /// How a world is laid out.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -30,6 +35,8 @@ pub struct Plan {
     pub postgres: Option<String>,
     /// How many gateways share the database.
     pub replicas: usize,
+    /// The program that gateways run until they are upgraded, when it is not the one under test.
+    pub older: Option<PathBuf>,
     /// Multiplies the upstreams' times.
     pub time_scale: f64,
     /// Whether callbacks from providers can arrive.
@@ -47,6 +54,7 @@ impl Plan {
             easel: easel.to_owned(),
             postgres: None,
             replicas: 1,
+            older: None,
             time_scale: 0.02,
             callbacks: false,
             upstream: None,
@@ -64,6 +72,8 @@ pub struct Fleet {
     store: String,
     ports: Vec<u16>,
     gateways: Vec<Option<Process>>,
+    programs: Vec<PathBuf>,
+    balancer: Balancer,
 }
 
 impl Fleet {
@@ -84,8 +94,20 @@ impl Fleet {
         };
         let ports = (0..plan.replicas).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
         let gateways = ports.iter().map(|_| None).collect();
+        let programs = vec![plan.older.clone().unwrap_or_else(|| plan.easel.clone()); plan.replicas];
         let simulator_url = format!("http://127.0.0.1:{port}");
-        let fleet = Self { plan, folder, _simulator: simulator, simulator_url, store, ports, gateways };
+        let balancer = Balancer::start(ports.clone()).await?;
+        let fleet = Self {
+            plan,
+            folder,
+            _simulator: simulator,
+            simulator_url,
+            store,
+            ports,
+            gateways,
+            programs,
+            balancer,
+        };
         fleet.configure()?;
         Ok(fleet)
     }
@@ -93,7 +115,7 @@ impl Fleet {
     fn configure(&self) -> Result<()> {
         let upstream = self.plan.upstream.as_deref().unwrap_or(&self.simulator_url);
         for (at, port) in self.ports.iter().enumerate() {
-            let public = if self.plan.callbacks { self.url(at) } else { String::new() };
+            let public = if self.plan.callbacks { self.balancer.url() } else { "" };
             let mut text = format!(
                 "[server]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{public}\"\n\
                  [auth]\npepper = \"{PEPPER}\"\n\
@@ -101,9 +123,10 @@ impl Fleet {
                  {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
                  [store]\nurl = \"{}\"\n[blobs]\nurl = \"file://{}\"\n\
                  [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
-                 [engine]\nlease_s = 5\n[webhooks]\nschedule_s = [1, 1, 1, 2, 2, 5, 5, 10]\n[log]\nlevel = \"info\"\n",
+                 [engine]\nlease_s = {}\n[webhooks]\nschedule_s = [1, 1, 1, 2, 2, 5, 5, 10]\n[log]\nlevel = \"info\"\n",
                 self.store,
-                self.blobs().display()
+                self.blobs().display(),
+                LEASE.as_secs()
             );
             for kind in PROVIDERS {
                 let _ = write!(
@@ -131,7 +154,7 @@ impl Fleet {
     pub async fn start(&mut self, at: usize, environment: &[(&str, &str)]) -> Result<()> {
         let mut tries = 0;
         loop {
-            let mut command = Command::new(&self.plan.easel);
+            let mut command = Command::new(&self.programs[at]);
             command.env_clear().current_dir(self.folder.path());
             command.envs(environment.iter().copied()).args(["serve", "--config"]).arg(self.config(at));
             let mut gateway = Process::start("the gateway", command, "easel is serving", &self.log(at))?;
@@ -155,11 +178,41 @@ impl Fleet {
         self.gateways[at].as_mut().context("the gateway is not running")
     }
 
+    /// Waits until a gateway that may be dazed answers.
+    pub async fn ready(&self, at: usize) -> Result<()> {
+        let address = format!("127.0.0.1:{}", self.ports[at]).parse()?;
+        for _ in 0..30 {
+            if easel::server::probe(address).await.is_ok() {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("gateway {at} does not answer: {}", self.tail(at))
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self, at: usize) -> Result<()> {
         self.gateway(at)?.kill()?;
         self.gateways[at] = None;
         Ok(())
+    }
+
+    /// SIGTERM, and waits until it has ended by itself; how long that took. It runs the program under test from its next
+    /// start on.
+    pub async fn retire(&mut self, at: usize, patience: Duration) -> Result<Duration> {
+        let begun = Instant::now();
+        let gateway = self.gateway(at)?;
+        gateway.ask_to_stop()?;
+        let status = gateway.ended(patience).await?.context("the gateway does not stop")?;
+        anyhow::ensure!(status.success(), "the gateway stopped with {status}: {}", self.tail(at));
+        self.gateways[at] = None;
+        self.programs[at].clone_from(&self.plan.easel);
+        Ok(begun.elapsed())
+    }
+
+    /// How many lines of all gateways' logs hold this text.
+    pub fn said(&self, text: &str) -> usize {
+        let logs = (0..self.replicas()).map(|at| std::fs::read_to_string(self.log(at)).unwrap_or_default());
+        logs.map(|log| log.lines().filter(|line| line.contains(text)).count()).sum()
     }
 
     /// Where a gateway listens.

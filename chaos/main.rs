@@ -9,22 +9,26 @@
     reason = "a command-line tool that stands outside the gateway: it prints, makes its own clients, and may give up"
 )]
 
+mod balancer;
 mod bugs;
 mod caller;
 mod checker;
 mod checker_money;
 mod fleet;
+mod freeze;
 mod h2;
 mod journal;
-mod kills;
 mod ledger;
 mod load;
 mod nemesis;
 mod network;
+mod ordeal;
 mod order;
+mod outage;
 mod process;
 mod proxy;
 mod report;
+mod rolling;
 mod rows;
 mod scenario;
 mod sink;
@@ -37,12 +41,15 @@ mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::checker::violated;
 use crate::fleet::Plan;
+use crate::ordeal::{Outcome, Terms};
 
 #[derive(Parser)]
 #[command(about = "Kills Easel in every way and proves that it never pays twice and loses no picture")]
@@ -59,6 +66,42 @@ enum Mode {
         common: Common,
         #[command(flatten)]
         rage: Rage,
+    },
+    /// SIGSTOP past the lease, and SIGCONT, of one of several gateways on a Postgres, again and again.
+    Freeze {
+        #[command(flatten)]
+        common: Common,
+        /// How many freezes.
+        #[arg(default_value_t = 30)]
+        count: usize,
+        #[command(flatten)]
+        crew: Crew,
+    },
+    /// A Postgres that is stopped hard and started again every 15 s.
+    Outage {
+        #[command(flatten)]
+        common: Common,
+        /// How many times.
+        #[arg(default_value_t = 8)]
+        count: usize,
+        /// The folder that `script/pg start` keeps the server in.
+        #[arg(long)]
+        server: PathBuf,
+        #[command(flatten)]
+        crew: Crew,
+    },
+    /// Gateways of an older program are replaced one by one, on one Postgres.
+    Rolling {
+        #[command(flatten)]
+        common: Common,
+        /// The older program.
+        #[arg(long)]
+        old: PathBuf,
+        /// What the report calls it.
+        #[arg(long, default_value = "an older program")]
+        called: String,
+        #[command(flatten)]
+        crew: Crew,
     },
     /// A crash in every window of the task's life, with every provider (needs a build with the feature chaos).
     Windows {
@@ -111,12 +154,18 @@ struct Rage {
     /// How many kills.
     #[arg(default_value_t = 100)]
     count: usize,
+    #[command(flatten)]
+    crew: Crew,
+}
+
+#[derive(Args)]
+struct Crew {
     /// Callers at once.
     #[arg(long, default_value_t = 4)]
     callers: usize,
-    /// Gateways that share the database (Postgres only).
-    #[arg(long, default_value_t = 1)]
-    replicas: usize,
+    /// Gateways that share the database (Postgres only); as many as the mode needs when it is not said.
+    #[arg(long)]
+    replicas: Option<usize>,
     /// Callers ask for webhooks, whose deliveries are judged as well.
     #[arg(long)]
     webhooks: bool,
@@ -126,6 +175,41 @@ struct Rage {
     /// Leave the folder behind.
     #[arg(long)]
     keep: bool,
+}
+
+impl Crew {
+    /// The world they work in, of `usual` gateways where nothing is said.
+    fn plan(&self, common: &Common, usual: usize) -> Result<Plan> {
+        let mut plan = Plan::new(&common.easel);
+        plan.postgres.clone_from(&common.postgres);
+        plan.replicas = self.replicas.unwrap_or(usual);
+        plan.callbacks = self.callbacks;
+        anyhow::ensure!(
+            plan.replicas == 1 || plan.postgres.is_some(),
+            "replicas share a Postgres, not a SQLite file"
+        );
+        Ok(plan)
+    }
+
+    fn terms(&self, patience: Duration) -> Terms {
+        Terms { callers: self.callers, webhooks: self.webhooks, keep: self.keep, patience }
+    }
+
+    /// The mode's command line, for the report.
+    fn command(&self, mode: &str, common: &Common, plan: &Plan) -> String {
+        let mut command = format!(
+            "chaos {mode} --seed {} --callers {} --replicas {}",
+            common.seed, self.callers, plan.replicas
+        );
+        for (on, flag) in [
+            (common.postgres.is_some(), " --postgres URL"),
+            (self.webhooks, " --webhooks"),
+            (self.callbacks, " --callbacks"),
+        ] {
+            command += if on { flag } else { "" };
+        }
+        command
+    }
 }
 
 #[tokio::main]
@@ -147,6 +231,18 @@ async fn run(mode: Mode) -> Result<bool> {
         Mode::Kills { common, rage } => {
             fastrand::seed(common.seed);
             kill(&common, &rage).await?
+        }
+        Mode::Freeze { common, count, crew } => {
+            fastrand::seed(common.seed);
+            freeze(&common, count, &crew).await?
+        }
+        Mode::Outage { common, count, server, crew } => {
+            fastrand::seed(common.seed);
+            outage(&common, count, &server, &crew).await?
+        }
+        Mode::Rolling { common, old, called, crew } => {
+            fastrand::seed(common.seed);
+            rolling(&common, &old, &called, &crew).await?
         }
         Mode::Windows { common, only } => {
             fastrand::seed(common.seed);
@@ -171,30 +267,84 @@ async fn run(mode: Mode) -> Result<bool> {
 }
 
 async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
-    let mut plan = Plan::new(&common.easel);
-    plan.postgres.clone_from(&common.postgres);
-    plan.replicas = rage.replicas;
-    plan.callbacks = rage.callbacks;
-    anyhow::ensure!(
-        rage.replicas == 1 || plan.postgres.is_some(),
-        "replicas share a Postgres, not a SQLite file"
-    );
+    let plan = rage.crew.plan(common, 1)?;
     let database = if plan.postgres.is_some() { "Postgres" } else { "SQLite" };
-    let outcome = kills::run(plan, rage.count, rage.callers, rage.webhooks, rage.keep).await?;
-    let title = format!("{} kills on {database}, {} gateway(s)", rage.count, rage.replicas);
-    let mut command = format!(
-        "chaos kills {} --seed {} --callers {} --replicas {}",
-        rage.count, common.seed, rage.callers, rage.replicas
-    );
-    for (on, flag) in [
-        (common.postgres.is_some(), " --postgres URL"),
-        (rage.webhooks, " --webhooks"),
-        (rage.callbacks, " --callbacks"),
-    ] {
-        command += if on { flag } else { "" };
-    }
-    publish(common, &report::kills(&title, &command, &outcome))?;
+    let title = format!("{} kills on {database}, {} gateway(s)", rage.count, plan.replicas);
+    let command = rage.crew.command(&format!("kills {}", rage.count), common, &plan);
+    let (kills, outcome) = ordeal::run(
+        plan,
+        rage.crew.terms(caller::USUAL),
+        async |fleet: &mut fleet::Fleet, _: &caller::Caller| nemesis::rage(fleet, rage.count).await,
+    )
+    .await?;
+    publish(common, &report::kills(&title, &command, &kills, &outcome))?;
     Ok(!outcome.failed())
+}
+
+/// A frozen gateway's connections are taken and not answered: callers ask elsewhere after two seconds.
+async fn freeze(common: &Common, count: usize, crew: &Crew) -> Result<bool> {
+    let plan = crew.plan(common, 3)?;
+    anyhow::ensure!(plan.replicas > 1, "somebody has to go on while one is frozen");
+    let title = format!("{count} freezes on Postgres, {} gateways", plan.replicas);
+    let command = crew.command(&format!("freeze {count}"), common, &plan);
+    let terms = crew.terms(Duration::from_secs(2));
+    let (freezes, outcome) =
+        ordeal::run(plan, terms, async |fleet: &mut fleet::Fleet, _: &caller::Caller| {
+            freeze::rage(fleet, count).await
+        })
+        .await?;
+    publish(common, &report::freezes(&title, &command, &freezes, &outcome))?;
+    Ok(!outcome.failed())
+}
+
+async fn outage(common: &Common, count: usize, server: &std::path::Path, crew: &Crew) -> Result<bool> {
+    let plan = crew.plan(common, 2)?;
+    let url = plan.postgres.clone().context("outages are a Postgres server's: --postgres URL")?;
+    let title = format!("{count} outages of Postgres, {} gateway(s)", plan.replicas);
+    let command = crew.command(&format!("outage {count} --server FOLDER"), common, &plan);
+    let server = outage::Server::at(server, &url);
+    let (outages, outcome) = ordeal::run(
+        plan,
+        crew.terms(caller::USUAL),
+        async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
+            outage::rage(fleet, caller, &server, count).await
+        },
+    )
+    .await?;
+    judged(common, outcome, outage::judge(&outages), |outcome| {
+        report::outages(&title, &command, &outages, outcome)
+    })
+}
+
+async fn rolling(common: &Common, old: &std::path::Path, called: &str, crew: &Crew) -> Result<bool> {
+    let mut plan = crew.plan(common, 2)?;
+    plan.older = Some(std::path::absolute(old)?);
+    anyhow::ensure!(plan.replicas > 1, "somebody has to go on while one is replaced");
+    let title = format!("{} gateways upgraded from {called} on Postgres", plan.replicas);
+    let command = crew.command("rolling --old PROGRAM", common, &plan);
+    let ((turns, finding), outcome) = ordeal::run(
+        plan,
+        crew.terms(caller::USUAL),
+        async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
+            let turns = rolling::upgrade(fleet).await?;
+            let finding = rolling::judge(&turns, &caller.refusals());
+            Ok((turns, finding))
+        },
+    )
+    .await?;
+    judged(common, outcome, vec![finding], |outcome| report::rolling(&title, &command, &turns, outcome))
+}
+
+/// Publishes a run that has more to hold than the usual invariants; whether all of it does.
+fn judged(
+    common: &Common,
+    mut outcome: Outcome,
+    more: Vec<checker::Finding>,
+    report: impl FnOnce(&Outcome) -> String,
+) -> Result<bool> {
+    outcome.findings.extend(more);
+    publish(common, &report(&outcome))?;
+    Ok(!violated(&outcome.findings))
 }
 
 async fn windows(common: &Common, only: &str) -> Result<bool> {

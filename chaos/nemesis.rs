@@ -48,7 +48,7 @@ pub async fn rage(fleet: &mut Fleet, count: usize) -> Result<Vec<Kill>> {
 }
 
 /// Waits for a new paid POST in the ledger, then 0 to 5 ms.
-async fn aim(ledger: &Path) -> Result<Option<u64>> {
+pub async fn aim(ledger: &Path) -> Result<Option<u64>> {
     let path = ledger.to_owned();
     // On a thread of its own: milliseconds count here, and the runtime's timer is no finer than one.
     tokio::task::spawn_blocking(move || {
@@ -74,13 +74,13 @@ async fn aim(ledger: &Path) -> Result<Option<u64>> {
     .await?
 }
 
-async fn lull() -> Option<u64> {
+pub async fn lull() -> Option<u64> {
     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..900))).await;
     None
 }
 
 /// What lay on the table, from a copy: the write-ahead log is left for the gateway to recover from.
-async fn phases(fleet: &Fleet) -> Result<BTreeMap<String, i64>> {
+pub async fn phases(fleet: &Fleet) -> Result<BTreeMap<String, i64>> {
     let db = Db::open_copy(fleet.store(), fleet.folder()).await?;
     let all = db.phases().await?;
     db.close().await;

@@ -90,6 +90,27 @@ impl Process {
         Ok(())
     }
 
+    /// SIGTERM: it is asked to finish what it has in hand and to go.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        self.signal("TERM")
+    }
+
+    /// SIGSTOP: it does nothing any more, and keeps its connections and its memory.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// SIGCONT: it goes on where it was, and knows of no time that has passed.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    fn signal(&self, name: &str) -> Result<()> {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status()?;
+        anyhow::ensure!(sent.success(), "cannot send {name} to {}", self.name);
+        Ok(())
+    }
+
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> Result<usize> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.id()))?.count())

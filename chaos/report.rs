@@ -5,8 +5,12 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::checker::Finding;
-use crate::kills::Outcome;
+use crate::fleet::LEASE;
+use crate::freeze::Freezes;
 use crate::nemesis::Kill;
+use crate::ordeal::Outcome;
+use crate::outage::{self, Outage};
+use crate::rolling::Turn;
 
 /// The invariants, a line each, with the first violations in full.
 pub fn findings(findings: &[Finding]) -> String {
@@ -23,34 +27,23 @@ pub fn findings(findings: &[Finding]) -> String {
     text
 }
 
-/// A run of kills.
-pub fn kills(title: &str, command: &str, outcome: &Outcome) -> String {
-    let Outcome { kills, .. } = outcome;
+/// A run under load: what befell the gateways, in lines of its own, and what is left.
+fn run(title: &str, command: &str, befell: &str, outcome: &Outcome) -> String {
     let verdict = if outcome.failed() { "violations were found" } else { "no violation" };
-    let cycles: Duration = kills.iter().map(|kill| kill.cycle).sum();
-    let down: Duration = kills.iter().map(|kill| kill.down).sum();
-    let count = u32::try_from(kills.len()).unwrap_or(u32::MAX).max(1);
-    let aimed = kills.iter().filter(|kill| kill.after_reception.is_some()).count();
     let mut text = format!(
         "## {title}: {verdict}\n\n\
          Command: `{command}`\n\n\
          | | |\n|---|---:|\n\
-         | kills (SIGKILL) | {} |\n\
-         | of them within 5 ms after a paid POST reached the provider | {aimed} |\n\
-         | seconds per cycle | {:.2} |\n\
-         | seconds from kill to serving again | {:.2} |\n\
+         {befell}\
          | tasks submitted | {} |\n\
          | paid POSTs received by the providers | {} |\n\
          | attempts interrupted between intent and answer | {} |\n\
-         | seconds from the last kill until every task had ended | {:.1} |\n\
+         | seconds from the last of it until every task had ended | {:.1} |\n\
          | descriptors at rest, and after more of the same work | {} |\n\
          | pictures inside answers that a kill kept from being booked: files without an owner | {} |\n\
          | half-written files, left for an hour where gateways may share the folder | {} |\n\
          | resident memory at the end, MiB | {} |\n\
          | the whole run, minutes | {:.1} |\n\n",
-        kills.len(),
-        cycles.as_secs_f64() / f64::from(count),
-        down.as_secs_f64() / f64::from(count),
         outcome.submitted,
         outcome.receptions,
         outcome.interrupted,
@@ -61,7 +54,6 @@ pub fn kills(title: &str, command: &str, outcome: &Outcome) -> String {
         outcome.resident_kib / 1024,
         outcome.took.as_secs_f64() / 60.0,
     );
-    text += &by_phase(kills);
     text += "| Tasks that ended as | |\n|---|---:|\n";
     for (phase, count) in &outcome.ends {
         let _ = writeln!(text, "| {phase} | {count} |");
@@ -69,19 +61,104 @@ pub fn kills(title: &str, command: &str, outcome: &Outcome) -> String {
     text + "\n" + &findings(&outcome.findings)
 }
 
-fn by_phase(kills: &[Kill]) -> String {
+/// A run of kills.
+pub fn kills(title: &str, command: &str, kills: &[Kill], outcome: &Outcome) -> String {
+    let aimed = kills.iter().filter(|kill| kill.after_reception.is_some()).count();
+    let befell = format!(
+        "| kills (SIGKILL) | {} |\n\
+         | of them within 5 ms after a paid POST reached the provider | {aimed} |\n\
+         | seconds per cycle | {:.2} |\n\
+         | seconds from kill to serving again | {:.2} |\n",
+        kills.len(),
+        mean(kills.iter().map(|kill| kill.cycle)),
+        mean(kills.iter().map(|kill| kill.down)),
+    );
+    run(title, command, &befell, outcome) + "\n" + &by_phase("Kills", kills.iter().map(|kill| &kill.phases))
+}
+
+/// A run of freezes.
+pub fn freezes(title: &str, command: &str, freezes: &Freezes, outcome: &Outcome) -> String {
+    let all = &freezes.all;
+    let aimed = all.iter().filter(|one| one.after_reception.is_some()).count();
+    let befell = format!(
+        "| freezes (SIGSTOP, later SIGCONT) | {} |\n\
+         | of them within 5 ms after a paid POST reached the provider | {aimed} |\n\
+         | seconds frozen, with a lease of {} s | {:.1} |\n\
+         | seconds from the thaw until it served again, at worst | {:.2} |\n\
+         | writes of thawed gateways that touched no row: another worker had the task | {} |\n\
+         | steps of thawed gateways that the task's phase did not allow any more | {} |\n\
+         | answers of providers that a thawed gateway alone had, kept after the task's end | {} |\n",
+        all.len(),
+        LEASE.as_secs(),
+        mean(all.iter().map(|one| one.lasted)),
+        worst(all.iter().map(|one| one.dazed)),
+        freezes.fenced,
+        freezes.too_late,
+        freezes.late_results,
+    );
+    run(title, command, &befell, outcome) + "\n" + &by_phase("Freezes", all.iter().map(|one| &one.phases))
+}
+
+/// A run of outages.
+pub fn outages(title: &str, command: &str, all: &[Outage], outcome: &Outcome) -> String {
+    let aimed = all.iter().filter(|one| one.after_reception.is_some()).count();
+    let (told, [half, most, slowest]) = outage::told(all);
+    let resumed = || all.iter().flat_map(|one| one.resumed.iter().copied());
+    let befell = format!(
+        "| outages (pg_ctl -m immediate stop) | {} |\n\
+         | of them within 5 ms after a paid POST reached the provider | {aimed} |\n\
+         | seconds away | {:.1} |\n\
+         | POSTs asked and refused while it was away | {told} |\n\
+         | milliseconds until the refusal: median, 99 of 100, worst | {}, {}, {} |\n\
+         | seconds from its return until a gateway took a task in: mean, worst | {:.2}, {:.2} |\n",
+        all.len(),
+        mean(all.iter().map(|one| one.away)),
+        half.as_millis(),
+        most.as_millis(),
+        slowest.as_millis(),
+        mean(resumed()),
+        worst(resumed()),
+    );
+    run(title, command, &befell, outcome)
+}
+
+/// An upgrade.
+pub fn rolling(title: &str, command: &str, turns: &[Turn], outcome: &Outcome) -> String {
+    let befell = format!(
+        "| gateways upgraded, one after the other | {} |\n\
+         | seconds from SIGTERM to the end of the process, at worst | {:.2} |\n\
+         | seconds from there until the new program served, migrations included, at worst | {:.2} |\n",
+        turns.len(),
+        worst(turns.iter().map(|turn| turn.drained)),
+        worst(turns.iter().map(|turn| turn.started)),
+    );
+    run(title, command, &befell, outcome)
+}
+
+/// In seconds.
+fn mean(all: impl Iterator<Item = Duration>) -> f64 {
+    let (count, sum) = all.fold((0_u32, Duration::ZERO), |(count, sum), one| (count + 1, sum + one));
+    sum.as_secs_f64() / f64::from(count.max(1))
+}
+
+/// In seconds.
+fn worst(all: impl Iterator<Item = Duration>) -> f64 {
+    all.max().unwrap_or_default().as_secs_f64()
+}
+
+fn by_phase<'a>(what: &str, all: impl Iterator<Item = &'a BTreeMap<String, i64>>) -> String {
     let mut hit: BTreeMap<&str, (usize, i64)> = BTreeMap::new();
-    for kill in kills {
-        for (phase, count) in &kill.phases {
+    for phases in all {
+        for (phase, count) in phases {
             let entry = hit.entry(phase).or_default();
             entry.0 += 1;
             entry.1 += count;
         }
     }
-    let mut text = String::from("| Phase | Kills that hit a task in it | Tasks hit |\n|---|---:|---:|\n");
-    for (phase, (kills, tasks)) in hit {
+    let mut text = format!("| Phase | {what} that hit a task in it | Tasks hit |\n|---|---:|---:|\n");
+    for (phase, (times, tasks)) in hit {
         let note = if phase == "submitting" { " (the intent window)" } else { "" };
-        let _ = writeln!(text, "| {phase}{note} | {kills} | {tasks} |");
+        let _ = writeln!(text, "| {phase}{note} | {times} | {tasks} |");
     }
     text + "\n"
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::caller::Caller;
+use crate::caller::{Caller, USUAL};
 use crate::checker::{Finding, judge};
 use crate::fleet::{Fleet, Plan};
 use crate::journal::Journal;
@@ -27,7 +27,7 @@ impl Stage {
     pub async fn set(plan: Plan) -> Result<Self> {
         let fleet = Fleet::open(plan).await?;
         let journal = Arc::new(Journal::open(&fleet.journal())?);
-        let caller = Caller::new(fleet.urls(), journal);
+        let caller = Caller::new(fleet.urls(), journal, USUAL);
         Ok(Self { fleet, caller })
     }
 

@@ -105,19 +105,32 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps what is known of an attempt its task has gone on without, unless its end is known already.
+    /// Adds what its provider said to an attempt that its task has gone on without, unless its end is known already. What
+    /// was booked of it stays, so that the books can be set right from there.
     pub async fn leave_behind(&self, attempt: Attempt) -> Result<(), StoreError> {
-        const STATE: &str = "SELECT state FROM attempts WHERE id = $1";
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
+                    // Locked: a look that is just entering the end must not be undone.
+                    let sql = conn.pick(
+                        "SELECT detail FROM attempts WHERE id = $1",
+                        "SELECT detail FROM attempts WHERE id = $1 FOR UPDATE",
+                    );
                     let id = attempt.id.to_string();
-                    let state: Option<String> =
-                        on!(&mut conn, c => sqlx::query_scalar(STATE).bind(id).fetch_optional(c).await)?;
-                    if state.is_none_or(|state| !matches!(&*state, "succeeded" | "failed" | "no_image")) {
-                        put(&mut conn, &attempt).await?;
-                    }
-                    Ok(())
+                    let row: Option<String> =
+                        on!(&mut conn, c => sqlx::query_scalar(sql).bind(id).fetch_optional(c).await)?;
+                    let left = match row.as_deref().map(read).transpose()? {
+                        Some(known) if known.state.told() => return Ok(()),
+                        Some(known) => Attempt {
+                            state: attempt.state,
+                            look_at: attempt.look_at,
+                            handle: attempt.handle.or(known.handle),
+                            made: if attempt.made.is_empty() { known.made } else { attempt.made },
+                            ..known
+                        },
+                        None => attempt,
+                    };
+                    put(&mut conn, &left).await
                 })
             })
             .await?;

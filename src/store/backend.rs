@@ -10,13 +10,14 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
+use super::reach::Pool;
 use super::writer::Writer;
 use crate::chaos::planted;
 
@@ -93,7 +94,7 @@ pub(super) enum Db {
     /// Readers that never wait for the one writer, who shares each commit among all who wait.
     Sqlite { readers: SqlitePool, writer: Arc<Writer>, _lock: Option<Arc<File>> },
     /// One pool; Postgres groups the commits of its sessions itself.
-    Postgres(PgPool),
+    Postgres(Pool),
 }
 
 impl Db {
@@ -121,7 +122,8 @@ impl Db {
         match self {
             Self::Sqlite { writer, .. } => writer.run(work).await,
             Self::Postgres(pool) => {
-                let mut transaction = pool.begin().await?;
+                let mut conn = pool.acquire().await?;
+                let mut transaction = conn.begin().await?;
                 let done = work(Conn::Postgres(&mut transaction)).await?;
                 transaction.commit().await?;
                 Ok(done)
@@ -225,7 +227,7 @@ async fn open_postgres(url: &str, migrate: bool) -> Result<Db, StoreError> {
     let mut conn = pool.acquire().await?;
     prepare(&mut *conn, migrate).await.map_err(|e| e.named(&without_credentials(url)))?;
     drop(conn);
-    Ok(Db::Postgres(pool))
+    Ok(Db::Postgres(Pool::of(pool)))
 }
 
 /// An address fit for logs.

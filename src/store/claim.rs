@@ -44,7 +44,9 @@ impl Store {
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
-                    const RENEW: &str = "UPDATE tasks SET wake_at = $3 WHERE id = $1 AND version = $2";
+                    // What ended a moment ago owes no work, whoever still has it in hand.
+                    const RENEW: &str =
+                        "UPDATE tasks SET wake_at = $3 WHERE id = $1 AND version = $2 AND wake_at IS NOT NULL";
                     for (id, version) in held {
                         let id = id.to_string();
                         on!(&mut conn, c => sqlx::query(RENEW).bind(id).bind(version).bind(until.0).execute(c).await.map(drop))?;

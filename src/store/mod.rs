@@ -14,6 +14,7 @@ mod list;
 mod news;
 mod outbox;
 mod queue;
+mod reach;
 mod settings;
 mod tasks;
 mod time;

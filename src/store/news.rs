@@ -163,6 +163,8 @@ async fn hear(store: Store, pool: PgPool, me: String, stop: CancellationToken) {
 async fn listen(store: &Store, pool: &PgPool, me: &str, stop: &CancellationToken) -> Result<(), StoreError> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
+    // What was told before anybody listened, or while the last connection was broken.
+    store.look(pool).await?;
     loop {
         tokio::select! {
             heard = listener.try_recv() => match heard? {

@@ -1,4 +1,5 @@
-//! Mode `kills`: kill -9 under steady load, then peace, then the checker.
+//! The frame of every run under load: gateways and callers at work, something that befalls them, then peace, then the
+//! checker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,18 +11,29 @@ use crate::checker::{Finding, judge, violated};
 use crate::fleet::{Fleet, Plan};
 use crate::journal::Journal;
 use crate::load::Load;
-use crate::nemesis::{self, Kill};
 use crate::order::Order;
 use crate::rows::Db;
 use crate::sink::Sink;
 use crate::world::World;
 
-/// Every task must have ended so soon after the last kill.
+/// Every task must have ended so soon after the faults.
 const PEACE: Duration = Duration::from_mins(2);
 
-/// What a run of kills showed.
+/// Who is at work meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Callers at once.
+    pub callers: usize,
+    /// Whether they ask for webhooks, whose deliveries are judged as well.
+    pub webhooks: bool,
+    /// Whether the folder stays.
+    pub keep: bool,
+    /// How long a caller waits for an answer before it asks elsewhere.
+    pub patience: Duration,
+}
+
+/// What a run showed.
 pub struct Outcome {
-    pub kills: Vec<Kill>,
     pub findings: Vec<Finding>,
     /// Tasks that callers submitted, parts not counted.
     pub submitted: usize,
@@ -29,9 +41,9 @@ pub struct Outcome {
     pub receptions: usize,
     /// How tasks ended, and how many.
     pub ends: Vec<(String, i64)>,
-    /// Attempts whose row says that a kill came between intent and answer.
+    /// Attempts whose row says that its gateway was gone between intent and answer.
     pub interrupted: usize,
-    /// From the last kill until every task had ended.
+    /// From the last fault until every task had ended.
     pub settled: Duration,
     /// The whole run.
     pub took: Duration,
@@ -52,23 +64,30 @@ impl Outcome {
     }
 }
 
-/// Kills `count` times.
-pub async fn run(plan: Plan, count: usize, callers: usize, webhooks: bool, keep: bool) -> Result<Outcome> {
+/// Lets `befall` happen to gateways under load; answers with what it tells and with what is left.
+pub async fn run<T>(
+    plan: Plan,
+    terms: Terms,
+    befall: impl AsyncFnOnce(&mut Fleet, &Caller) -> Result<T>,
+) -> Result<(T, Outcome)> {
     let begun = Instant::now();
     let mut fleet = Fleet::open(plan).await?;
-    if keep {
+    if terms.keep {
         eprintln!("chaos: everything stays in {}", fleet.keep().display());
     }
     for at in 0..fleet.replicas() {
         fleet.start(at, &[]).await?;
     }
     let journal = Arc::new(Journal::open(&fleet.journal())?);
-    let caller = Caller::new(fleet.urls(), journal);
-    let sink =
-        if webhooks { Some(Sink::start(Some(Db::open(fleet.store()).await?), true).await?) } else { None };
-    let load = Load::start(&caller, callers, sink.as_ref().map(Sink::url));
-    let kills = match nemesis::rage(&mut fleet, count).await {
-        Ok(kills) => kills,
+    let caller = Caller::new(fleet.urls(), journal, terms.patience);
+    let sink = if terms.webhooks {
+        Some(Sink::start(Some(Db::open(fleet.store()).await?), true).await?)
+    } else {
+        None
+    };
+    let load = Load::start(&caller, terms.callers, sink.as_ref().map(Sink::url));
+    let told = match befall(&mut fleet, &caller).await {
+        Ok(told) => told,
         Err(error) => {
             eprintln!("chaos: a look is worth it in {}", fleet.keep().display());
             return Err(error);
@@ -103,8 +122,7 @@ pub async fn run(plan: Plan, count: usize, callers: usize, webhooks: bool, keep:
     let interrupted = world.rows.attempts.iter();
     let interrupted =
         interrupted.filter(|one| one.detail.contains("the gateway stopped while the call was under way"));
-    Ok(Outcome {
-        kills,
+    let outcome = Outcome {
         submitted,
         receptions: world.receptions.len(),
         ends,
@@ -116,7 +134,8 @@ pub async fn run(plan: Plan, count: usize, callers: usize, webhooks: bool, keep:
         resident_kib,
         descriptors,
         findings,
-    })
+    };
+    Ok((told, outcome))
 }
 
 /// Waits until no task is open; whether that was so in time.
