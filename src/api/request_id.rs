@@ -21,6 +21,7 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let began = Instant::now();
     let mut response = problem::finish(next.run(request).await, &id);
+    super::metrics::answered(route.as_deref(), response.status(), began.elapsed());
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);

@@ -3,6 +3,7 @@
 
 mod fetch;
 pub mod pixels;
+mod space;
 mod sweep;
 
 use std::ops::Range;
@@ -17,6 +18,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, WriteMultipart};
 use sha2::{Digest, Sha256};
+
+pub use space::Space;
 
 use crate::domain::clock::Millis;
 use crate::domain::image::{HEADER_BYTES, Header, NotAPicture, ends_whole, read_header};

@@ -266,6 +266,8 @@ impl Inner {
             crash("webhook.sent");
         }
         self.mail.lock().judge(&delivery.host(), well);
+        let outcome = if well { "delivered" } else { "failed" };
+        metrics::counter!(crate::domain::meter::WEBHOOK_TRIES, "outcome" => outcome).increment(1);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let tried = Try { at, duration_ms, status, error };
         let wish = receipt.and_then(|receipt| receipt.retry_after);

@@ -113,7 +113,9 @@ impl Inner {
         let hinted = attempt.handle.as_deref() != Some(handle) && attempt.token_hash.is_some();
         let hook = hinted.then(|| self.links.hook(&attempt.provider, attempt.id));
         let callback = hook.as_ref().map(|hook| hook.url.as_str());
-        lane.provider.check(&Asked { handle, request, callback }).await
+        let answer = lane.provider.check(&Asked { handle, request, callback }).await;
+        super::tally::asked(&attempt.provider, &answer);
+        answer
     }
 
     /// Passes a caller's wish to the provider, once. Whatever it answers, the next look tells what became of the job.
