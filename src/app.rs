@@ -27,7 +27,7 @@ use crate::net::{Lookup, Net, Policy};
 use crate::providers::{Account, KINDS, KindEntry, Options, Rows};
 use crate::server::Limits;
 use crate::store::{Exclusive, Store};
-use crate::telemetry::{self, meters};
+use crate::telemetry::{LEVEL, meters};
 
 /// A gateway, put together and not yet moving.
 pub struct App {
@@ -116,12 +116,13 @@ impl App {
             clock,
             keys,
             max_json: config.server.max_json_kib * 1024,
+            body_within: seconds(config.server.body_s),
             guard: guard(config, address),
             shed: Shed { busy: config.server.busy, handler: seconds(config.server.handler_s) },
             scrape: Scrape::new(meters::render, config.metrics.address().is_some()),
             space: Space::of(&config.blobs.url),
             min_free_percent: config.blobs.min_free_percent,
-            set_level: telemetry::set_level,
+            set_level: |level| LEVEL.set(level),
             closing: closing.clone(),
         };
         let figures = config.metrics.address().map(|_| crate::api::metrics::router(api.clone()));

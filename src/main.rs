@@ -276,13 +276,18 @@ async fn backup(config: &Config, file: &Path) -> anyhow::Result<()> {
         .into());
     }
     if file.exists() {
-        return Err(Unstartable(format!("{} exists already; a backup overwrites nothing", file.display())).into());
+        return Err(
+            Unstartable(format!("{} exists already; a backup overwrites nothing", file.display())).into()
+        );
     }
     let store = Store::open(url, Exclusive::No, false, Arc::new(SystemClock::start())).await?;
     let copied = store.copy_to(file).await.with_context(|| format!("cannot write {}", file.display()));
     store.close().await;
     copied?;
-    say(&format!("The database is copied to {}. Copy the pictures after it, never before it.\n", file.display()))
+    say(&format!(
+        "The database is copied to {}. Copy the pictures after it, never before it.\n",
+        file.display()
+    ))
 }
 
 async fn stop_signal() -> anyhow::Result<()> {

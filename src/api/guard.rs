@@ -40,7 +40,10 @@ impl Guard {
         let size: usize =
             request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if size > MAX_HEADERS {
-            return Some(ApiError::new(Code::HeadersTooLarge, format!("{size} bytes, at most {MAX_HEADERS}")));
+            return Some(ApiError::new(
+                Code::HeadersTooLarge,
+                format!("{size} bytes, at most {MAX_HEADERS}"),
+            ));
         }
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             let detail = format!("{} is not served: this is no proxy", request.method());
@@ -121,7 +124,8 @@ mod tests {
 
     #[test]
     fn where_hosts_are_listed_no_other_is_served_but_probes() {
-        let listed = Guard { hosts: ["gw.example".to_owned(), "[::1]".to_owned()].into(), ..Guard::default() };
+        let listed =
+            Guard { hosts: ["gw.example".to_owned(), "[::1]".to_owned()].into(), ..Guard::default() };
         assert!(!refused("/tasks", &["gw.example"], &listed));
         assert!(!refused("/tasks", &["Gw.Example:8080"], &listed));
         assert!(!refused("/tasks", &["[::1]:80"], &listed));

@@ -69,7 +69,11 @@ pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readines
         ("disk", api.disk()),
     ];
     let providers = in_time(api.providers()).await.and_then(|found| found);
-    let held = if api.engine.holds_submissions() { Err("held by engine.hold_submissions".to_owned()) } else { Ok(()) };
+    let held = if api.engine.holds_submissions() {
+        Err("held by engine.hold_submissions".to_owned())
+    } else {
+        Ok(())
+    };
     let notes = told([("providers", providers), ("submissions", held)]);
     let checks = told(checks);
     let ready = checks.values().all(|check| check == "ok");

@@ -69,6 +69,8 @@ pub struct Api {
     pub keys: Keys,
     /// The most bytes of a JSON body.
     pub max_json: usize,
+    /// How long a body may take to arrive.
+    pub body_within: Duration,
     /// Shared by all who follow the same task.
     pub feeds: Feeds,
     /// How long a stream may be silent.

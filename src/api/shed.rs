@@ -18,8 +18,7 @@ use crate::domain::meter;
 use crate::domain::request::Priority;
 use crate::domain::secret::random_bytes;
 
-/// Bodies may take this long to arrive; uploads of pictures longer.
-const BODY: Duration = Duration::from_secs(30);
+/// Uploads of pictures may take longer to arrive than other bodies.
 const UPLOAD: Duration = Duration::from_mins(2);
 const LISTS: [&str; 7] = [
     "/tasks",
@@ -121,7 +120,7 @@ pub(super) async fn carry(State(api): State<Api>, request: Request, next: Next) 
     {
         return busy.into_response();
     }
-    let most = api.shed.handler + allowance(&request, route);
+    let most = api.shed.handler + allowance(&request, route, api.body_within);
     match tokio::time::timeout(most, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
@@ -133,13 +132,13 @@ pub(super) async fn carry(State(api): State<Api>, request: Request, next: Next) 
 }
 
 /// What a request may take beside its handling: for its body to arrive, and for what it waits for on purpose.
-fn allowance(request: &Request, route: &str) -> Duration {
+fn allowance(request: &Request, route: &str, body: Duration) -> Duration {
     let headers = request.headers();
     let empty = headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
     let body = match route {
         "/files" => UPLOAD,
         _ if empty && !headers.contains_key(TRANSFER_ENCODING) => Duration::ZERO,
-        _ => BODY,
+        _ => body,
     };
     let asked = request.uri().query().is_some_and(|query| query.split('&').any(|it| it.starts_with("wait=")));
     let waits = asked || wait::preferred(headers).is_some() || route.starts_with("/v1/images/");

@@ -183,6 +183,9 @@ impl Engine {
         if self.inner.links.leads_here(address) {
             return Err(Refused("the gateway itself"));
         }
+        if address.contains('#') {
+            return Err(Refused("fragment"));
+        }
         self.vet(address)
     }
 

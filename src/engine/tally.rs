@@ -48,6 +48,9 @@ pub(super) fn ended(task: &Task, now: Millis) {
 pub(super) fn late(attempt: &Attempt, sizes: impl Iterator<Item = u64>) {
     let (provider, billed) = (attempt.provider.clone(), attempt.billed.as_str());
     counter!(meter::LATE, "provider" => provider, "billed" => billed).increment(1);
+    if attempt.billed == Billing::Yes {
+        cost(attempt);
+    }
     kept(sizes);
 }
 
@@ -71,9 +74,14 @@ fn over(attempt: &Attempt) {
     let error = failure.map_or("none", |failure| failure.code.as_str());
     let (outcome, billed) = (attempt.state.as_str(), attempt.billed.as_str());
     counter!(
-        meter::ATTEMPTS, "provider" => provider.clone(), "outcome" => outcome, "error" => error, "billed" => billed
+        meter::ATTEMPTS, "provider" => provider, "outcome" => outcome, "error" => error, "billed" => billed
     )
     .increment(1);
+    cost(attempt);
+}
+
+/// What it cost, or may have.
+fn cost(attempt: &Attempt) {
     let money = match attempt.billed {
         Billing::No => None,
         Billing::Yes => attempt.charged,
@@ -81,6 +89,7 @@ fn over(attempt: &Attempt) {
     };
     let nanos = money.and_then(|money| u64::try_from(money.nanos()).ok()).unwrap_or(0);
     if nanos > 0 {
+        let (provider, billed) = (attempt.provider.clone(), attempt.billed.as_str());
         counter!(meter::COST, "provider" => provider, "billed" => billed).increment(nanos);
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -75,8 +76,8 @@ pub async fn serve_within(listener: TcpListener, router: Router, limits: Limits,
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -98,8 +99,9 @@ pub async fn serve_within(listener: TcpListener, router: Router, limits: Limits,
         let pace = Arc::new(Pace::new(limits));
         let io = TokioIo::new(Paced::new(stream, Arc::clone(&pace)));
         let router = TowerToHyperService::new(router.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             pace.busy();
+            request.extensions_mut().insert(ConnectInfo(peer));
             let (answering, pace) = (router.call(request), Arc::clone(&pace));
             async move { answering.await.map(|response| response.map(|body| Answer { body, pace })) }
         });

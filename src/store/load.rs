@@ -68,7 +68,8 @@ impl Load {
             #[expect(clippy::cast_precision_loss, reason = "a rate")]
             let fresh = (done - before.done) as f64 / passed.as_secs_f64();
             let weight = (passed.as_secs_f64() / OVER.as_secs_f64()).min(1.0);
-            let per_s = if before.per_s == 0.0 { fresh } else { before.per_s * (1.0 - weight) + fresh * weight };
+            let per_s =
+                if before.per_s == 0.0 { fresh } else { before.per_s * (1.0 - weight) + fresh * weight };
             *before = Rate { at: now, done, per_s };
         }
         before.per_s

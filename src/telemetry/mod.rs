@@ -15,8 +15,30 @@ use crate::config::{Log, LogFormat};
 /// The one subscriber's filter: logging is one for the process, as standard error is.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// What is logged, to be changed while the process runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Level(());
+
+impl Level {
+    /// What is wrong with a level, if anything.
+    pub fn check(self, level: &str) -> Result<(), String> {
+        filter(level).map(drop)
+    }
+
+    /// Logs what `level` says from now on: `error` to `trace`, or a filter such as `easel::store=trace,info`. One with
+    /// something wrong changes nothing, and the answer says what it is.
+    pub fn set(self, level: &str) -> Result<(), String> {
+        let filter = filter(level)?;
+        let handle = FILTER.get().ok_or("logging was not started by this program")?;
+        handle.reload(filter).map_err(|e| e.to_string())
+    }
+}
+
+/// The process's log level.
+pub const LEVEL: Level = Level(());
+
 /// Starts logging as configured. Answers with what is wrong with the level, if anything.
-pub fn start(log: &Log) -> Result<(), String> {
+pub fn start(log: &Log) -> Result<Level, String> {
     let (filter, handle) = reload::Layer::new(filter(&log.level).map_err(|e| format!("log.level: {e}"))?);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
@@ -28,15 +50,7 @@ pub fn start(log: &Log) -> Result<(), String> {
     if started.is_ok() {
         let _ = FILTER.set(handle);
     }
-    Ok(())
-}
-
-/// Logs at another level from now on: `error` to `trace`, or a filter such as `easel::store=trace,info`. Answers with what
-/// is wrong with it, if anything.
-pub fn set_level(level: &str) -> Result<(), String> {
-    let filter = filter(level)?;
-    let handle = FILTER.get().ok_or("logging was not started by this program")?;
-    handle.reload(filter).map_err(|e| e.to_string())
+    Ok(LEVEL)
 }
 
 fn filter(level: &str) -> Result<EnvFilter, String> {

@@ -2,17 +2,22 @@
 #![cfg(test)]
 
 mod accept;
+mod bodies;
 mod breadth;
 mod callbacks;
 mod events;
+mod figures;
 mod filters;
 mod harness;
 mod journey;
 mod lanes;
+mod load;
+mod operators;
 mod process;
 mod recorder;
 mod retries;
 mod sink;
+mod transport;
 mod webhooks;
 mod webhooks_hostile;
 mod wire;
