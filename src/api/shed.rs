@@ -121,14 +121,12 @@ pub(super) async fn carry(State(api): State<Api>, request: Request, next: Next) 
         return busy.into_response();
     }
     let most = api.shed.handler + allowance(&request, route, api.body_within);
-    match tokio::time::timeout(most, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            tracing::error!(seconds = most.as_secs(), "a request took too long and was given up");
-            let detail = format!("there was no answer within {} s", most.as_secs());
-            ApiError::new(Code::StoreUnavailable, detail).into_response()
-        }
+    if let Ok(response) = tokio::time::timeout(most, next.run(request)).await {
+        return response;
     }
+    tracing::error!(seconds = most.as_secs(), "a request took too long and was given up");
+    let detail = format!("there was no answer within {} s", most.as_secs());
+    ApiError::new(Code::StoreUnavailable, detail).into_response()
 }
 
 /// What a request may take beside its handling: for its body to arrive, and for what it waits for on purpose.

@@ -53,7 +53,7 @@ impl Default for Limits {
         Self {
             header: Duration::from_secs(10),
             idle: Duration::from_secs(75),
-            write_stall: Duration::from_secs(60),
+            write_stall: Duration::from_mins(1),
             connections: 12_000,
         }
     }
@@ -86,7 +86,7 @@ pub async fn serve_within(listener: TcpListener, router: Router, limits: Limits,
         };
         // Without it streamed answers stall for 40 ms.
         let _ = stream.set_nodelay(true);
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+        let Ok(seat) = Arc::clone(&room).try_acquire_owned() else {
             counter!(meter::HTTP_REFUSED).increment(1);
             if let Ok(turn) = Arc::clone(&told).try_acquire_owned() {
                 connections.spawn(async move {
@@ -107,7 +107,7 @@ pub async fn serve_within(listener: TcpListener, router: Router, limits: Limits,
         });
         let connection = graceful.watch(http.serve_connection(io, service));
         connections.spawn(async move {
-            let _place = place;
+            let _seat = seat;
             gauge!(meter::HTTP_CONNECTIONS).increment(1.0);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended badly");

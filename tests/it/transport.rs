@@ -267,7 +267,7 @@ async fn nothing_is_smuggled() {
     let bare = "GET /healthz HTTP/1.1\nHost: a\nConnection: close\n\n";
     assert_eq!(statuses(&line.talk(bare).await), [200]);
     // T14: an upgrade nobody takes up.
-    let upgrade = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+    let upgrade = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
     assert_eq!(statuses(&line.talk(upgrade).await), [200], "answered in HTTP/1.1, not switched");
     // HTTP/1.0 knows no Host.
     assert_eq!(
