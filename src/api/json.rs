@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use super::Api;
+use super::named::Named;
 use super::problem::ApiError;
 use crate::domain::code::Code;
 use crate::domain::validate::{FieldCode, FieldError};
@@ -91,7 +92,7 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             FieldError::new(pointer, FieldCode::InvalidValue, "must not contain the character U+0000");
         return Err(ApiError::fields(Code::ValidationFailed, vec![fault]));
     }
-    serde_path_to_error::deserialize(value)
+    serde_path_to_error::deserialize(Named(value))
         .map_err(|error| ApiError::fields(Code::ValidationFailed, vec![field_error(&error)]))
 }
 

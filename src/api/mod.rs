@@ -18,6 +18,7 @@ mod json;
 mod log;
 pub mod metrics;
 mod models;
+mod named;
 mod page;
 mod picture;
 mod problem;

@@ -7,7 +7,7 @@ use super::save::Step;
 use crate::domain::attempt::{Attempt, AttemptState, Billing};
 use crate::domain::clock::Millis;
 use crate::domain::meter;
-use crate::domain::task::{Event, Task};
+use crate::domain::task::{Event, Phase, Task};
 use crate::providers::{Progress, ProviderError};
 
 impl Inner {
@@ -39,6 +39,12 @@ impl Inner {
 /// A task has ended.
 pub(super) fn ended(task: &Task, now: Millis) {
     let code = task.state.failure.as_ref().map_or("none", |error| error.code.as_str());
+    let (billed, seconds) = (task.billed().as_str(), now.since(task.created_at).as_secs());
+    if task.phase == Phase::Failed {
+        tracing::info!(task.id = %task.id, code, billed, seconds, "a task failed");
+    } else {
+        tracing::debug!(task.id = %task.id, billed, seconds, "a task ended: {}", task.phase.as_str());
+    }
     let status = task.phase.as_str();
     counter!(meter::TASKS_FINISHED, "status" => status, "code" => code).increment(1);
     histogram!(meter::TASK_SECONDS, "status" => status).record(now.since(task.created_at));

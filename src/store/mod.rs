@@ -114,7 +114,7 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let db = Db::open(url, exclusive, migrate).await?;
-        if let Db::Postgres(pool) = &db {
+        if let Db::Postgres { pool, .. } = &db {
             time::ask(pool, &clock).await?;
         }
         let (changes, news, endpoints) = (Arc::default(), Arc::default(), Arc::default());

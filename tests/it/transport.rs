@@ -48,6 +48,18 @@ impl Line {
         assert_eq!(statuses(&answer), [200], "{answer}");
     }
 
+    /// The time within which 99 of 100 sound requests are answered.
+    async fn slowest_of_most(&self) -> Duration {
+        let mut times = Vec::new();
+        for _ in 0..200 {
+            let began = Instant::now();
+            self.well().await;
+            times.push(began.elapsed());
+        }
+        times.sort();
+        times[197]
+    }
+
     async fn stored(&self) -> usize {
         self.gateway.get("/tasks").await.json()["data"].as_array().unwrap().len()
     }
@@ -95,6 +107,7 @@ fn post(headers: &str, body: &str) -> String {
 async fn slow_headers_are_cut_and_delay_nobody() {
     let limits = Limits { header: Duration::from_secs(3), ..Limits::default() };
     let line = Line::start(Db::Sqlite, limits, "").await;
+    let quiet = line.slowest_of_most().await;
     let opened = Instant::now();
     let mut half = Vec::new();
     for _ in 0..5_000 {
@@ -102,14 +115,9 @@ async fn slow_headers_are_cut_and_delay_nobody() {
         stream.write_all(b"GET /healthz HTT").await.unwrap();
         half.push(stream);
     }
-    let mut times = Vec::new();
-    for _ in 0..200 {
-        let began = Instant::now();
-        line.well().await;
-        times.push(began.elapsed());
-    }
-    times.sort();
-    assert!(times[197] < Duration::from_millis(100), "99 of 100 in {:?}", times[197]);
+    let loud = line.slowest_of_most().await;
+    // On a machine that is busy with other things all answers are slow, with and without.
+    assert!(loud < Duration::from_millis(100).max(quiet * 3), "99 of 100 in {loud:?}, without in {quiet:?}");
     let mut dribbling = TcpStream::connect(line.address).await.unwrap();
     let began = Instant::now();
     let mut byte = [0];
