@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::api::metrics::Scrape;
 use crate::api::{Api, Feeds, Guard, Keys, Shed};
-use crate::blobs::{Blobs, Space};
+use crate::blobs::{Blobs, Folder};
 use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::{Clock, Millis};
@@ -120,8 +120,7 @@ impl App {
             guard: guard(config, address),
             shed: Shed { busy: config.server.busy, handler: seconds(config.server.handler_s) },
             scrape: Scrape::new(meters::render, config.metrics.address().is_some()),
-            space: Space::of(&config.blobs.url),
-            min_free_percent: config.blobs.min_free_percent,
+            folder: Folder::of(&config.blobs.url),
             set_level: |level| LEVEL.set(level),
             closing: closing.clone(),
         };

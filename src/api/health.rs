@@ -39,8 +39,8 @@ pub(super) struct Readiness {
     /// Whether all of `checks` are `ok`.
     ready: bool,
     /// What the gateway cannot do without, `ok` or what is wrong with it: `process` (not shutting down), `store` (the database
-    /// answers), `migrations` (its schema is this program's), `blobs` (a picture can be written), `disk` (room is left).
-    #[schema(value_type = Object, example = json!({"process": "ok", "store": "ok", "migrations": "ok", "blobs": "ok", "disk": "ok"}))]
+    /// answers), `migrations` (its schema is this program's), `blobs` (a picture can be written).
+    #[schema(value_type = Object, example = json!({"process": "ok", "store": "ok", "migrations": "ok", "blobs": "ok"}))]
     checks: BTreeMap<&'static str, String>,
     /// What keeps new tasks from being done while all else goes on, so that it is no reason to send callers elsewhere:
     /// `providers` (at least one account takes tasks), `submissions` (not held).
@@ -66,7 +66,6 @@ pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readines
         ("store", store),
         ("migrations", migrations),
         ("blobs", blobs.and_then(|found| found)),
-        ("disk", api.disk()),
     ];
     let providers = in_time(api.providers()).await.and_then(|found| found);
     let held = if api.engine.holds_submissions() {
@@ -101,16 +100,6 @@ impl Api {
             Ok((lacking, _)) => {
                 (Ok(()), Err(format!("the database lacks {lacking} migration(s): run `easel migrate`")))
             }
-        }
-    }
-
-    fn disk(&self) -> Check {
-        let least = f64::from(self.min_free_percent);
-        match self.space.free().map(|free| free * 100.0) {
-            Some(free) if free < least => {
-                Err(format!("{free:.1} % of the pictures' file system is free, less than {least} %"))
-            }
-            _ => Ok(()),
         }
     }
 

@@ -47,7 +47,7 @@ pub use feed::Feeds;
 pub use guard::Guard;
 pub use shed::Shed;
 
-use crate::blobs::{Blobs, Space};
+use crate::blobs::{Blobs, Folder};
 use crate::domain::clock::Clock;
 use crate::domain::link::Links;
 use crate::engine::Engine;
@@ -82,10 +82,8 @@ pub struct Api {
     pub shed: Shed,
     /// Where figures are shown.
     pub scrape: metrics::Scrape,
-    /// How much room is left for pictures…
-    pub space: Space,
-    /// …and with how little of it the gateway is not ready, in percent.
-    pub min_free_percent: u8,
+    /// Where pictures lie, if that is a folder.
+    pub folder: Folder,
     /// Changes the log level.
     pub set_level: fn(&str) -> Result<(), String>,
     /// Cancelled when the process is to stop: waiting callers are answered with what there is.

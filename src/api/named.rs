@@ -10,7 +10,7 @@ use serde_json::{Error, Value};
 /// A document, or a part of one.
 pub(super) struct Named(pub Value);
 
-impl<'de> IntoDeserializer<'de, Error> for Named {
+impl IntoDeserializer<'_, Error> for Named {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

@@ -2,8 +2,8 @@
 //! bytes are kept once; what it has answered for is on disk. It knows nothing of tasks.
 
 mod fetch;
+mod folder;
 pub mod pixels;
-mod space;
 mod sweep;
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, WriteMultipart};
 use sha2::{Digest, Sha256};
 
-pub use space::Space;
+pub use folder::Folder;
 
 use crate::domain::clock::Millis;
 use crate::domain::image::{HEADER_BYTES, Header, NotAPicture, ends_whole, read_header};

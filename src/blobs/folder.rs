@@ -1,18 +1,18 @@
-//! How much room is left where pictures are kept, as far as that can be told: on a file system it can.
+//! The folder that pictures are kept in, where it is one: its room is a figure for operators.
 
 use std::path::PathBuf;
 
-/// The place pictures are kept in.
+/// The folder, if it is one.
 #[derive(Debug, Clone, Default)]
-pub struct Space(Option<PathBuf>);
+pub struct Folder(Option<PathBuf>);
 
-impl Space {
-    /// The place a blob store's address names.
+impl Folder {
+    /// The folder a blob store's address names, if it names one.
     pub fn of(url: &str) -> Self {
         Self(url.strip_prefix("file://").map(PathBuf::from))
     }
 
-    /// The share of it that is free for us, 0 to 1; `None` where nobody can tell.
+    /// The share of its file system that is free for us, 0 to 1; `None` where nobody can tell.
     pub fn free(&self) -> Option<f64> {
         let found = rustix::fs::statvfs(self.0.as_ref()?).ok()?;
         #[expect(clippy::cast_precision_loss, reason = "a share")]
@@ -28,9 +28,9 @@ mod tests {
     #[test]
     fn a_folder_has_room_and_a_bucket_does_not_tell() {
         let folder = tempfile::tempdir().unwrap();
-        let free = Space::of(&format!("file://{}", folder.path().display())).free();
+        let free = Folder::of(&format!("file://{}", folder.path().display())).free();
         assert!(free.is_some_and(|free| (0.0..=1.0).contains(&free)), "{free:?}");
-        assert_eq!(Space::of("s3://bucket/prefix").free(), None);
-        assert_eq!(Space::of("file:///nowhere/at/all").free(), None);
+        assert_eq!(Folder::of("s3://bucket/prefix").free(), None);
+        assert_eq!(Folder::of("file:///nowhere/at/all").free(), None);
     }
 }
