@@ -12,8 +12,9 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::{Api, Feeds, Keys};
-use crate::blobs::Blobs;
+use crate::api::metrics::Scrape;
+use crate::api::{Api, Feeds, Guard, Keys, Shed};
+use crate::blobs::{Blobs, Folder};
 use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::{Clock, Millis};
@@ -24,12 +25,18 @@ use crate::domain::secret::token;
 use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Parts, Settings, WebhookSettings};
 use crate::net::{Lookup, Net, Policy};
 use crate::providers::{Account, KINDS, KindEntry, Options, Rows};
+use crate::server::Limits;
 use crate::store::{Exclusive, Store};
+use crate::telemetry::{LEVEL, meters};
 
 /// A gateway, put together and not yet moving.
 pub struct App {
     /// Its HTTP interface.
     pub router: Router,
+    /// Its figures, where they have an address of their own.
+    pub figures: Option<Router>,
+    /// What connections to it may take.
+    pub limits: Limits,
     /// Its engine.
     pub engine: Engine,
     /// Its database.
@@ -51,6 +58,7 @@ pub struct Surroundings {
 impl App {
     /// Puts a gateway together that will be reached at `address`.
     pub async fn open(config: &Config, address: SocketAddr, around: Surroundings) -> anyhow::Result<Self> {
+        meters::start();
         let clock = around.clock;
         let store =
             Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
@@ -108,10 +116,18 @@ impl App {
             clock,
             keys,
             max_json: config.server.max_json_kib * 1024,
+            body_within: seconds(config.server.body_s),
+            guard: guard(config, address),
+            shed: Shed { busy: config.server.busy, handler: seconds(config.server.handler_s) },
+            scrape: Scrape::new(meters::render, config.metrics.address().is_some()),
+            folder: Folder::of(&config.blobs.url),
+            set_level: |level| LEVEL.set(level),
             closing: closing.clone(),
         };
+        let figures = config.metrics.address().map(|_| crate::api::metrics::router(api.clone()));
         let router = crate::api::router(api);
-        Ok(Self { router, engine, store, closing, drain: seconds(config.engine.drain_s) })
+        let limits = limits(config);
+        Ok(Self { router, figures, limits, engine, store, closing, drain: seconds(config.engine.drain_s) })
     }
 
     /// Cancelled when the gateway is to stop.
@@ -141,6 +157,23 @@ fn webhooks(config: &Webhooks, key: String) -> WebhookSettings {
         retries_per_s: config.retries_per_s,
         schedule: Schedule(config.schedule()),
         overlap: seconds(config.overlap_s),
+    }
+}
+
+/// Whose requests are ours.
+fn guard(config: &Config, address: SocketAddr) -> Guard {
+    let public = Url::parse(&config.server.public_url).ok();
+    let public = public.map(|url| url.authority().to_owned()).filter(|own| !own.is_empty());
+    let own = public.into_iter().chain([address.to_string()]).collect::<Vec<_>>();
+    Guard { hosts: config.server.hosts.clone().into(), own: own.into() }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        header: seconds(config.server.header_s),
+        idle: seconds(config.server.idle_s),
+        write_stall: seconds(config.server.write_stall_s),
+        connections: config.server.connections,
     }
 }
 

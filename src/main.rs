@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use axum::Router;
 use clap::{Args, Parser, Subcommand};
 use easel::app::{App, Surroundings};
 use easel::blobs::BlobError;
@@ -15,8 +16,10 @@ use easel::config::{Config, Problems};
 use easel::demo::Demo;
 use easel::domain::clock::{Clock, SystemClock};
 use easel::net::SystemLookup;
+use easel::server::Limits;
 use easel::simulator::{self, Simulator};
 use easel::store::{self, Exclusive, Moved, Store, StoreError};
+use easel::telemetry::meters;
 use easel::{api, server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,6 +76,13 @@ enum Command {
         /// What links to results start with; by default the address listened on
         #[arg(long)]
         public_url: Option<String>,
+    },
+    /// Copy a SQLite database that may be in use into a new file, whole and as of one moment
+    Backup {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Where to; must not exist yet
+        file: PathBuf,
     },
     /// Bring the database up to date, or move a SQLite one to Postgres
     Migrate {
@@ -200,6 +210,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             store.close().await;
             say("The database is up to date.\n")
         }
+        Command::Backup { config, file } => backup(&config.load()?, &file).await,
         Command::CheckConfig { config } => {
             let config = config.load()?;
             let on: Vec<_> = config.active_providers().map(|(id, _)| id.as_str()).collect();
@@ -236,7 +247,9 @@ async fn serve(
     let app = App::open(config, address, around).await?;
     app.engine.start();
     let stop = CancellationToken::new();
-    let serving = server::serve(listener, app.router.clone(), stop.clone());
+    let serving = server::serve_within(listener, app.router.clone(), app.limits, stop.clone());
+    let showing = show_figures(config, app.figures.clone(), app.limits, stop.clone()).await?;
+    let folding = meters::fold(stop.clone());
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "easel is serving");
     ready(address)?;
     let stopping = async {
@@ -246,13 +259,54 @@ async fn serve(
         stop.cancel();
         anyhow::Ok(())
     };
-    let (stopped, ()) = tokio::join!(stopping, serving);
+    let (stopped, (), (), ()) = tokio::join!(stopping, serving, showing, folding);
     stopped?;
     tokio::select! {
         finished = app.close() => if finished { tracing::info!("stopped") } else { tracing::warn!("stopped with work under way") },
         again = stop_signal() => { again?; tracing::warn!("stopped at once; work under way is taken up at the next start") }
     }
     Ok(())
+}
+
+/// Serves the figures where they have an address of their own, until told to stop.
+async fn show_figures(
+    config: &Config,
+    figures: Option<Router>,
+    limits: Limits,
+    stop: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let own = match config.metrics.address().zip(figures) {
+        Some((address, router)) => Some((bind(address).await?, router)),
+        None => None,
+    };
+    Ok(async move {
+        if let Some((listener, router)) = own {
+            server::serve_within(listener, router, limits, stop).await;
+        }
+    })
+}
+
+async fn backup(config: &Config, file: &Path) -> anyhow::Result<()> {
+    let url = &config.store.url;
+    if !url.starts_with("sqlite:") {
+        return Err(Unstartable(
+            "the store is Postgres, whose own tools copy it: pg_dump --format=custom --file=easel.dump \"$DATABASE_URL\"".into(),
+        )
+        .into());
+    }
+    if file.exists() {
+        return Err(
+            Unstartable(format!("{} exists already; a backup overwrites nothing", file.display())).into()
+        );
+    }
+    let store = Store::open(url, Exclusive::No, false, Arc::new(SystemClock::start())).await?;
+    let copied = store.copy_to(file).await.with_context(|| format!("cannot write {}", file.display()));
+    store.close().await;
+    copied?;
+    say(&format!(
+        "The database is copied to {}. Copy the pictures after it, never before it.\n",
+        file.display()
+    ))
 }
 
 async fn stop_signal() -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::domain::clock::Clock;
 use crate::domain::id::TaskId;
 use crate::domain::link::Links;
+use crate::domain::meter;
 use crate::domain::task::Task;
 use crate::domain::view::{TaskView, view};
 use crate::domain::webhook::EventName;
@@ -84,6 +85,7 @@ impl Feeds {
             feed
         });
         drop(open);
+        metrics::gauge!(meter::EVENT_STREAMS).increment(1.0);
         Some(Follower { feed, tenant: task.tenant.as_str().into() })
     }
 }
@@ -150,6 +152,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
+        metrics::gauge!(meter::EVENT_STREAMS).decrement(1.0);
         let mut open = self.feed.room.lock();
         if let Some(count) = open.followers.get_mut(&*self.tenant) {
             *count -= 1;

@@ -55,6 +55,7 @@ pub(super) async fn generate(
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
     check(&api, &request)?;
+    api.shed_by_priority(request.priority)?;
     let accepted = api.accept(caller, request, key).await?;
     let mut task = accepted.task;
     if events::wanted(&headers) {

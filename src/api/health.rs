@@ -1,6 +1,7 @@
 //! `GET /healthz` and `GET /readyz`: whether the process lives, and whether it can keep its promises at the moment.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,6 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+
+/// A dependency that does not answer for so long is not there.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The process lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,11 +36,16 @@ pub(super) async fn healthz() -> Json<Health> {
 /// Whether the gateway can keep its promises.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
-    /// Whether everything below is `ok`.
+    /// Whether all of `checks` are `ok`.
     ready: bool,
-    /// Each dependency, `ok` or what is wrong with it.
-    #[schema(value_type = Object, example = json!({"store": "ok", "blobs": "ok"}))]
+    /// What the gateway cannot do without, `ok` or what is wrong with it: `process` (not shutting down), `store` (the database
+    /// answers), `migrations` (its schema is this program's), `blobs` (a picture can be written).
+    #[schema(value_type = Object, example = json!({"process": "ok", "store": "ok", "migrations": "ok", "blobs": "ok"}))]
     checks: BTreeMap<&'static str, String>,
+    /// What keeps new tasks from being done while all else goes on, so that it is no reason to send callers elsewhere:
+    /// `providers` (at least one account takes tasks), `submissions` (not held).
+    #[schema(value_type = Object, example = json!({"providers": "ok", "submissions": "ok"}))]
+    notes: BTreeMap<&'static str, String>,
 }
 
 /// Readiness
@@ -45,15 +54,65 @@ pub(super) struct Readiness {
 #[utoipa::path(get, path = "/readyz", tag = "Operation", security(()),
     responses((status = 200, description = "Ready", body = Readiness), (status = 503, description = "Not ready", body = Readiness)))]
 pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readiness>) {
-    let told = |outcome: Result<(), String>| outcome.err().unwrap_or_else(|| "ok".to_owned());
     let process = if api.closing.is_cancelled() { Err("shutting down".to_owned()) } else { Ok(()) };
-    let checks: BTreeMap<_, _> = [
-        ("process", told(process)),
-        ("store", told(api.store.ping().await.map_err(|e| e.to_string()))),
-        ("blobs", told(api.blobs.probe().await.map_err(|e| e.to_string()))),
-    ]
-    .into();
+    let blobs = async { api.blobs.probe().await.map_err(|e| e.to_string()) };
+    let (store, blobs) = tokio::join!(in_time(api.store()), in_time(blobs));
+    let (store, migrations) = match store {
+        Ok(found) => found,
+        Err(silent) => (Err(silent.clone()), Err(silent)),
+    };
+    let checks = [
+        ("process", process),
+        ("store", store),
+        ("migrations", migrations),
+        ("blobs", blobs.and_then(|found| found)),
+    ];
+    let providers = in_time(api.providers()).await.and_then(|found| found);
+    let held = if api.engine.holds_submissions() {
+        Err("held by engine.hold_submissions".to_owned())
+    } else {
+        Ok(())
+    };
+    let notes = told([("providers", providers), ("submissions", held)]);
+    let checks = told(checks);
     let ready = checks.values().all(|check| check == "ok");
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, checks }))
+    (status, Json(Readiness { ready, checks, notes }))
+}
+
+type Check = Result<(), String>;
+
+fn told<const N: usize>(found: [(&'static str, Check); N]) -> BTreeMap<&'static str, String> {
+    found.map(|(name, check)| (name, check.err().unwrap_or_else(|| "ok".to_owned()))).into()
+}
+
+async fn in_time<T>(check: impl Future<Output = T>) -> Result<T, String> {
+    let silent = |_| format!("no answer within {} s", PATIENCE.as_secs());
+    tokio::time::timeout(PATIENCE, check).await.map_err(silent)
+}
+
+impl Api {
+    /// Whether the database answers, and whether its schema is ours.
+    async fn store(&self) -> (Check, Check) {
+        match self.store.migrations_apart().await {
+            Err(error) => (Err(error.to_string()), Err("not known".to_owned())),
+            Ok((0, _)) => (Ok(()), Ok(())),
+            Ok((lacking, _)) => {
+                (Ok(()), Err(format!("the database lacks {lacking} migration(s): run `easel migrate`")))
+            }
+        }
+    }
+
+    /// Whether any account takes tasks.
+    async fn providers(&self) -> Check {
+        let lanes = self.engine.lanes().await.map_err(|e| e.to_string())?;
+        if lanes.iter().any(|lane| !matches!(lane.health, "open" | "paused")) {
+            return Ok(());
+        }
+        let each = lanes.iter().map(|lane| {
+            let trouble = lane.last_error.map_or_else(String::new, |kind| format!(" ({kind:?})"));
+            format!("{} is {}{trouble}", lane.id, lane.health)
+        });
+        Err(each.collect::<Vec<_>>().join(", "))
+    }
 }

@@ -15,12 +15,12 @@ use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use super::Api;
+use super::named::Named;
 use super::problem::ApiError;
 use crate::domain::code::Code;
 use crate::domain::validate::{FieldCode, FieldError};
 
 const MAX_DEPTH: u8 = 64;
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A JSON body.
 pub struct StrictJson<T>(pub T);
@@ -30,7 +30,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for StrictJson<T> {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         is_json(request.headers())?;
-        read(&whole(request, api.max_json).await?).map(Self)
+        read(&whole(request, api.max_json, api.body_within).await?).map(Self)
     }
 }
 
@@ -40,20 +40,23 @@ pub(super) struct Capped<const MOST: usize>(pub Bytes);
 impl<const MOST: usize> FromRequest<Api> for Capped<MOST> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &Api) -> Result<Self, ApiError> {
-        whole(request, MOST).await.map(Self)
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        whole(request, MOST, api.body_within).await.map(Self)
     }
 }
 
 /// The whole body, within its limit and in time.
-async fn whole(request: Request, most: usize) -> Result<Bytes, ApiError> {
+async fn whole(request: Request, most: usize, within: Duration) -> Result<Bytes, ApiError> {
     let too_large = || ApiError::new(Code::PayloadTooLarge, format!("at most {most} bytes"));
     if content_length(request.headers()).is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let body = Limited::new(request.into_body(), most).collect();
-    match tokio::time::timeout(BODY_WITHIN, body).await {
-        Err(_) => Err(ApiError::new(Code::RequestTimeout, "the body did not arrive within 30 s")),
+    match tokio::time::timeout(within, body).await {
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", within.as_secs());
+            Err(ApiError::new(Code::RequestTimeout, detail))
+        }
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
         Ok(Err(_)) => Err(ApiError::new(Code::InvalidJson, "the body broke off")),
@@ -89,7 +92,7 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             FieldError::new(pointer, FieldCode::InvalidValue, "must not contain the character U+0000");
         return Err(ApiError::fields(Code::ValidationFailed, vec![fault]));
     }
-    serde_path_to_error::deserialize(value)
+    serde_path_to_error::deserialize(Named(value))
         .map_err(|error| ApiError::fields(Code::ValidationFailed, vec![field_error(&error)]))
 }
 

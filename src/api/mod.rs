@@ -10,16 +10,21 @@ mod events;
 mod feed;
 mod files;
 mod generate;
+mod guard;
 mod health;
 mod hooks;
 mod image;
 mod json;
+mod log;
+pub mod metrics;
 mod models;
+mod named;
 mod page;
 mod picture;
 mod problem;
 mod providers;
 mod request_id;
+mod shed;
 mod task;
 mod tasks;
 mod wait;
@@ -39,8 +44,10 @@ use utoipa_axum::routes;
 
 pub use auth::Keys;
 pub use feed::Feeds;
+pub use guard::Guard;
+pub use shed::Shed;
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Folder};
 use crate::domain::clock::Clock;
 use crate::domain::link::Links;
 use crate::engine::Engine;
@@ -63,10 +70,22 @@ pub struct Api {
     pub keys: Keys,
     /// The most bytes of a JSON body.
     pub max_json: usize,
+    /// How long a body may take to arrive.
+    pub body_within: Duration,
     /// Shared by all who follow the same task.
     pub feeds: Feeds,
     /// How long a stream may be silent.
     pub heartbeat: Duration,
+    /// Which requests are for us.
+    pub guard: Guard,
+    /// When load is shed.
+    pub shed: Shed,
+    /// Where figures are shown.
+    pub scrape: metrics::Scrape,
+    /// Where pictures lie, if that is a folder.
+    pub folder: Folder,
+    /// Changes the log level.
+    pub set_level: fn(&str) -> Result<(), String>,
     /// Cancelled when the process is to stop: waiting callers are answered with what there is.
     pub closing: CancellationToken,
 }
@@ -106,6 +125,8 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(hooks::ring))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
+        .routes(routes!(metrics::get_metrics))
+        .routes(routes!(log::set_log_level))
 }
 
 /// The OpenAPI document.
@@ -122,6 +143,8 @@ pub fn router(api: Api) -> Router {
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(middleware::from_fn_with_state(api.keys.clone(), auth::authenticate))
+        .layer(middleware::from_fn_with_state(api.clone(), shed::carry))
+        .layer(middleware::from_fn_with_state(api.guard.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(request_id::identify))
         .with_state(api)

@@ -88,7 +88,7 @@ impl From<Refusal> for ApiError {
 
 impl ApiError {
     /// An error that passes by itself after about `wait`.
-    fn later(code: Code, detail: impl Into<String>, wait: Duration) -> Self {
+    pub fn later(code: Code, detail: impl Into<String>, wait: Duration) -> Self {
         let seconds = wait.as_secs().max(1);
         Self { retry_after_s: Some(seconds), ..Self::new(code, detail) }
     }

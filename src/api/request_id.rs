@@ -21,17 +21,19 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let began = Instant::now();
     let mut response = problem::finish(next.run(request).await, &id);
+    super::metrics::answered(route.as_deref(), response.status(), began.elapsed());
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
-    if let Some(trace) = trace {
-        headers.insert(TRACE_PARENT, trace);
-    }
+    let trace_id = trace.as_ref().and_then(|it| it.to_str().ok()?.split('-').nth(1).filter(|id| plain(id)));
     tracing::debug!(
-        request.id = id, http.method = %method, http.route = route, http.status = response.status().as_u16(),
+        request.id = id, trace.id = trace_id, http.method = %method, http.route = route, http.status = response.status().as_u16(),
         duration_ms = began.elapsed().as_millis(), "answered"
     );
+    if let Some(trace) = trace {
+        response.headers_mut().insert(TRACE_PARENT, trace);
+    }
     response
 }
 

@@ -2,6 +2,7 @@
 //! bytes are kept once; what it has answered for is on disk. It knows nothing of tasks.
 
 mod fetch;
+mod folder;
 pub mod pixels;
 mod sweep;
 
@@ -17,6 +18,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, WriteMultipart};
 use sha2::{Digest, Sha256};
+
+pub use folder::Folder;
 
 use crate::domain::clock::Millis;
 use crate::domain::image::{HEADER_BYTES, Header, NotAPicture, ends_whole, read_header};

@@ -4,6 +4,7 @@
 mod auth;
 mod blobs;
 mod layers;
+mod metrics;
 mod provider;
 mod secret;
 mod server;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 
 pub use auth::{Auth, AuthMode, StaticKey};
 pub use blobs::Blobs;
+pub use metrics::Metrics;
 pub use provider::Provider;
 pub use secret::Secret;
 pub use server::Server;
@@ -42,6 +44,7 @@ pub struct Config {
     pub webhooks: Webhooks,
     pub routing: Routing,
     pub log: Log,
+    pub metrics: Metrics,
     #[serde(default)]
     pub models: BTreeMap<String, Map<String, Value>>,
     #[serde(default)]
@@ -133,6 +136,7 @@ impl Config {
         let mut wrong = |problem: String| problems.push(problem);
         self.server.check(&mut wrong);
         self.blobs.check(&mut wrong);
+        self.metrics.check(self.server.listen, &mut wrong);
         self.auth.check(self.server.listen, &mut wrong);
         let lengths = [
             ("engine.lease_s", u64::from(self.engine.lease_s), 5),

@@ -13,6 +13,14 @@ pub struct Server {
     pub max_json_kib: usize,
     pub heartbeat_s: u32,
     pub streams_per_tenant: usize,
+    pub hosts: Vec<String>,
+    pub connections: usize,
+    pub header_s: u32,
+    pub body_s: u32,
+    pub idle_s: u32,
+    pub write_stall_s: u32,
+    pub handler_s: u32,
+    pub busy: usize,
 }
 
 impl Server {
@@ -26,8 +34,22 @@ impl Server {
         if self.max_json_kib > 45 * 1024 {
             wrong("server.max_json_kib: must be at most 46080; upload larger images with POST /files".into());
         }
-        let lengths =
-            [("max_json_kib", self.max_json_kib as u64, 64), ("heartbeat_s", u64::from(self.heartbeat_s), 1)];
+        for host in &self.hosts {
+            if host.is_empty() || host.contains(['/', '@', ' ']) {
+                wrong(format!("server.hosts: {host:?} is not a host, such as \"easel.example.com\""));
+            }
+        }
+        let lengths = [
+            ("max_json_kib", self.max_json_kib as u64, 64),
+            ("heartbeat_s", u64::from(self.heartbeat_s), 1),
+            ("connections", self.connections as u64, 1),
+            ("header_s", u64::from(self.header_s), 1),
+            ("body_s", u64::from(self.body_s), 1),
+            ("idle_s", u64::from(self.idle_s), 1),
+            ("write_stall_s", u64::from(self.write_stall_s), 1),
+            ("handler_s", u64::from(self.handler_s), 1),
+            ("busy", self.busy as u64, 1),
+        ];
         for (name, value, least) in lengths {
             if value < least {
                 wrong(format!("server.{name}: must be at least {least}"));

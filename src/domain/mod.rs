@@ -13,6 +13,7 @@ pub mod image;
 pub mod key;
 pub mod lane;
 pub mod link;
+pub mod meter;
 pub mod money;
 pub mod param;
 pub mod request;

@@ -145,6 +145,7 @@ impl Engine {
         match accepted {
             Accepted::Created(task) => {
                 self.inner.crowd.entered(&tenant);
+                metrics::counter!(crate::domain::meter::TASKS_ACCEPTED).increment(1);
                 Ok(Acceptance { task: *task, replayed: false })
             }
             Accepted::Replayed(task) => Ok(Acceptance { task: *task, replayed: true }),

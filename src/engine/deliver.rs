@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::Inner;
 use crate::chaos::crash;
 use crate::domain::clock::Millis;
-use crate::domain::delivery::{Delivery, Schedule, TEST_EVENT, Try, letter, tenant_signer};
+use crate::domain::delivery::{Delivery, Schedule, Sequel, TEST_EVENT, Try, letter, tenant_signer};
 use crate::domain::secret::random_bytes;
 use crate::domain::view::view;
 use crate::domain::webhook::{Rotation, Secret, signatures};
@@ -266,6 +266,8 @@ impl Inner {
             crash("webhook.sent");
         }
         self.mail.lock().judge(&delivery.host(), well);
+        let outcome = if well { "delivered" } else { "failed" };
+        metrics::counter!(crate::domain::meter::WEBHOOK_TRIES, "outcome" => outcome).increment(1);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let tried = Try { at, duration_ms, status, error };
         let wish = receipt.and_then(|receipt| receipt.retry_after);
@@ -275,6 +277,12 @@ impl Inner {
         tracing::debug!(
             webhook.id = %delivery.id, event = delivery.event, tries = delivery.tries, status, duration_ms, ?sequel, "a webhook was tried"
         );
+        if matches!(sequel, Sequel::Dead | Sequel::Gone) {
+            tracing::warn!(
+                webhook.id = %delivery.id, host = delivery.host(), tries = delivery.tries, status,
+                "a webhook was given up; it can be sent again with POST /webhooks/deliveries/{{id}}/redeliver"
+            );
+        }
         let leased = Leased { delivery: delivery.clone(), version, rotation };
         let mut saved = self.store.close_delivery(leased, sequel).await;
         if let Some(webhook) = switched_off.filter(|_| well && delivery.event == TEST_EVENT) {

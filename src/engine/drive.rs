@@ -96,7 +96,14 @@ impl Inner {
             }
             // A poll is free and proves nothing: it is asked again.
             Err(error) => {
-                tracing::warn!(task.id = %task.id, provider.id = attempt.provider, %error, "a poll failed; asking again");
+                // A provider that is away for a night is told of now and then, and its answers can hold the prompt.
+                if task.state.tries.is_power_of_two() {
+                    tracing::warn!(
+                        task.id = %task.id, provider.id = attempt.provider, error.kind = ?error.kind,
+                        http.status = error.words.http_status, polls = task.state.tries, "a poll failed; asking again"
+                    );
+                }
+                tracing::debug!(task.id = %task.id, %error, "its answer");
                 self.stay(task, None, next.max(now + error.retry_after.unwrap_or_default())).await;
             }
         }
@@ -113,7 +120,9 @@ impl Inner {
         let hinted = attempt.handle.as_deref() != Some(handle) && attempt.token_hash.is_some();
         let hook = hinted.then(|| self.links.hook(&attempt.provider, attempt.id));
         let callback = hook.as_ref().map(|hook| hook.url.as_str());
-        lane.provider.check(&Asked { handle, request, callback }).await
+        let answer = lane.provider.check(&Asked { handle, request, callback }).await;
+        super::tally::asked(&attempt.provider, &answer);
+        answer
     }
 
     /// Passes a caller's wish to the provider, once. Whatever it answers, the next look tells what became of the job.
@@ -122,7 +131,8 @@ impl Inner {
         match lane.provider.cancel(handle).await {
             Ok(agreed) => tracing::info!(task.id = %task.id, agreed, "the provider was asked to stop"),
             Err(error) => {
-                tracing::warn!(task.id = %task.id, %error, "the provider could not be asked to stop");
+                let kind = error.kind;
+                tracing::warn!(task.id = %task.id, error.kind = ?kind, "the provider could not be asked to stop");
             }
         }
     }

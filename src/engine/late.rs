@@ -176,6 +176,7 @@ impl Inner {
             self.attach(whole, before, &after, pictures, false).await?;
         }
         self.attach(task.id, before, &after, pictures, true).await?;
+        super::tally::late(&after, pictures.iter().map(|(saved, _)| saved.bytes));
         tracing::warn!(
             task.id = %task.id, provider.id = after.provider, images = pictures.len(), billed = after.billed.as_str(),
             "what became of an attempt was learned after its task had ended"

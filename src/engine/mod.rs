@@ -21,6 +21,7 @@ mod ring;
 mod route;
 mod save;
 mod submit;
+mod tally;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap};
@@ -182,6 +183,9 @@ impl Engine {
         if self.inner.links.leads_here(address) {
             return Err(Refused("the gateway itself"));
         }
+        if address.contains('#') {
+            return Err(Refused("fragment"));
+        }
         self.vet(address)
     }
 
@@ -203,6 +207,11 @@ impl Engine {
         let until = self.inner.clock.now() + self.inner.settings.webhooks.overlap;
         self.inner.store.rotate(owner.to_owned(), until).await?;
         self.webhook_secrets(owner).await
+    }
+
+    /// Whether nothing is sent to providers, by configuration.
+    pub fn holds_submissions(&self) -> bool {
+        self.inner.settings.hold_submissions
     }
 
     /// What is on offer.

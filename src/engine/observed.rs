@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::domain::clock::Millis;
+use crate::domain::meter;
 use crate::providers::Kind;
 
 /// How many recent attempts an account is judged by.
@@ -46,6 +47,7 @@ pub(super) struct Record {
 impl Observed {
     /// An attempt gave a picture after so long.
     pub fn succeeded(&self, provider: &str, took: Duration) {
+        metrics::histogram!(meter::ATTEMPT_SECONDS, "provider" => provider.to_owned()).record(took);
         self.with(provider, |account| {
             push(&mut account.outcomes, None);
             push(&mut account.seconds, took.as_secs_f64());

@@ -31,7 +31,12 @@ impl Inner {
     /// An answer from which nobody can tell whether the provider accepted.
     pub(super) async fn unclear(&self, mut task: Box<Task>, mut attempt: Attempt, error: &ProviderError) {
         attempt.judge(error.verdict.clone());
-        tracing::warn!(task.id = %task.id, provider.id = attempt.provider, %error, "the outcome of a paid call is unknown");
+        tracing::warn!(
+            task.id = %task.id, provider.id = attempt.provider, attempt.n = attempt.number, error.kind = ?error.kind,
+            http.status = error.words.http_status, "the outcome of a paid call is unknown"
+        );
+        // What a provider answers can hold the prompt.
+        tracing::debug!(task.id = %task.id, %error, "its answer");
         task.state.reconcile_until = Some(self.window(&task, &attempt, Some(error)));
         self.lose(task, attempt).await;
     }

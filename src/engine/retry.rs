@@ -44,8 +44,11 @@ impl Inner {
         };
         tracing::info!(
             task.id = %task.id, provider.id = attempt.provider, attempt.n = attempt.number, error.kind = ?error.kind,
-            billed = attempt.billed.as_str(), again = next.is_some(), detail = error.detail, "an attempt ended without a picture"
+            http.status = error.words.http_status, billed = attempt.billed.as_str(), again = next.is_some(),
+            "an attempt ended without a picture"
         );
+        // A provider's words can hold the prompt.
+        tracing::debug!(task.id = %task.id, detail = error.detail, "its words");
         let event = match next {
             Some(_) => Event::Retry,
             None => Event::Fail(failure(&error)),

@@ -122,6 +122,7 @@ impl Inner {
             }
             match self.store.save(change).await {
                 Ok(saved) => {
+                    self.tally(&saved, &step);
                     self.saved(&saved);
                     return Some(saved);
                 }
@@ -182,6 +183,7 @@ impl Inner {
         }
         if task.phase.terminal() && task.parent.is_none() {
             self.crowd.left(&task.tenant);
+            super::tally::ended(task, self.clock.now());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sqlx::migrate::Migrator;
@@ -17,6 +17,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
+use super::load::{Load, committed};
 use super::reach::Pool;
 use super::writer::Writer;
 use crate::chaos::planted;
@@ -29,6 +30,11 @@ fn migrations() -> Migrator {
     let mut migrations = sqlx::migrate!("./migrations");
     migrations.set_ignore_missing(true);
     migrations
+}
+
+/// Their versions.
+pub(super) fn known_migrations() -> Vec<i64> {
+    migrations().iter().map(|one| one.version).collect()
 }
 
 /// Runs one query body against whichever database `$conn` is: `on!(conn, c => sqlx::query(SQL).execute(c).await)`.
@@ -92,9 +98,9 @@ pub enum Exclusive {
 #[derive(Clone)]
 pub(super) enum Db {
     /// Readers that never wait for the one writer, who shares each commit among all who wait.
-    Sqlite { readers: SqlitePool, writer: Arc<Writer>, _lock: Option<Arc<File>> },
+    Sqlite { readers: SqlitePool, writer: Arc<Writer>, load: Arc<Load>, _lock: Option<Arc<File>> },
     /// One pool; Postgres groups the commits of its sessions itself.
-    Postgres(Pool),
+    Postgres { pool: Pool, load: Arc<Load> },
 }
 
 impl Db {
@@ -106,10 +112,17 @@ impl Db {
         }
     }
 
+    /// How busy it is.
+    pub fn load(&self) -> &Load {
+        let (Self::Sqlite { load, .. } | Self::Postgres { load, .. }) = self;
+        load
+    }
+
     pub async fn reader(&self) -> Result<Reader, StoreError> {
+        let _operation = self.load().begin();
         Ok(match self {
             Self::Sqlite { readers, .. } => Reader::Sqlite(readers.acquire().await?),
-            Self::Postgres(pool) => Reader::Postgres(pool.acquire().await?),
+            Self::Postgres { pool, .. } => Reader::Postgres(pool.acquire().await?),
         })
     }
 
@@ -119,16 +132,13 @@ impl Db {
         F: for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
-        match self {
+        let (_operation, began) = (self.load().begin(), Instant::now());
+        let outcome = match self {
             Self::Sqlite { writer, .. } => writer.run(work).await,
-            Self::Postgres(pool) => {
-                let mut conn = pool.acquire().await?;
-                let mut transaction = conn.begin().await?;
-                let done = work(Conn::Postgres(&mut transaction)).await?;
-                transaction.commit().await?;
-                Ok(done)
-            }
-        }
+            Self::Postgres { pool, .. } => transact(pool, work).await,
+        };
+        committed(began, &outcome, matches!(outcome, Err(StoreError::Unavailable(_))));
+        outcome
     }
 
     pub async fn ping(&self) -> Result<(), StoreError> {
@@ -142,9 +152,20 @@ impl Db {
                 writer.close().await;
                 readers.close().await;
             }
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres { pool, .. } => pool.close().await,
         }
     }
+}
+
+async fn transact<T, F>(pool: &Pool, work: F) -> Result<T, StoreError>
+where
+    F: for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+{
+    let mut conn = pool.acquire().await?;
+    let mut transaction = conn.begin().await?;
+    let done = work(Conn::Postgres(&mut transaction)).await?;
+    transaction.commit().await?;
+    Ok(done)
 }
 
 async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<Db, StoreError> {
@@ -176,7 +197,7 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
         .connect_with(options.read_only(true).create_if_missing(false))
         .await
         .map_err(|e| failed(e.to_string()))?;
-    Ok(Db::Sqlite { readers, writer: Arc::new(Writer::start(writing)), _lock: lock })
+    Ok(Db::Sqlite { readers, writer: Arc::new(Writer::start(writing)), load: Arc::default(), _lock: lock })
 }
 
 /// Takes the lock file beside the database; the system gives it back when the process ends, however it ends.
@@ -227,7 +248,7 @@ async fn open_postgres(url: &str, migrate: bool) -> Result<Db, StoreError> {
     let mut conn = pool.acquire().await?;
     prepare(&mut *conn, migrate).await.map_err(|e| e.named(&without_credentials(url)))?;
     drop(conn);
-    Ok(Db::Postgres(Pool::of(pool)))
+    Ok(Db::Postgres { pool: Pool::of(pool), load: Arc::default() })
 }
 
 /// An address fit for logs.

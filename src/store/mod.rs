@@ -3,6 +3,8 @@
 
 mod attempts;
 mod backend;
+mod backlog;
+mod backup;
 mod changes;
 mod claim;
 mod deliveries;
@@ -11,6 +13,7 @@ mod files;
 mod images;
 mod lanes;
 mod list;
+mod load;
 mod news;
 mod outbox;
 mod queue;
@@ -26,12 +29,14 @@ use std::sync::Arc;
 
 pub use attempts::Straggler;
 pub use backend::Exclusive;
+pub use backlog::Backlog;
 pub use changes::{Changes, Watch};
 pub use claim::Claim;
 pub use deliveries::{DeliveryFilter, Due, Leased};
 pub use events::EventRow;
 pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
+pub use load::Load;
 pub use tasks::{Accepted, Change};
 pub use transfer::{Moved, transfer};
 pub use webhooks::Endpoint;
@@ -111,7 +116,7 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let db = Db::open(url, exclusive, migrate).await?;
-        if let Db::Postgres(pool) = &db {
+        if let Db::Postgres { pool, .. } = &db {
             time::ask(pool, &clock).await?;
         }
         let (changes, news, endpoints) = (Arc::default(), Arc::default(), Arc::default());
@@ -121,6 +126,11 @@ impl Store {
     /// Where to hear of tasks that changed and of work that fell due.
     pub fn changes(&self) -> &Arc<Changes> {
         &self.changes
+    }
+
+    /// How busy the database is.
+    pub fn load(&self) -> &Load {
+        self.db.load()
     }
 
     /// Whether the database answers, for readiness.

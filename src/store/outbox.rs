@@ -22,7 +22,7 @@ impl Store {
         self.links = Some(links);
         self.load_endpoints().await?;
         match self.db.clone() {
-            Db::Postgres(pool) => self = self.with_news((*pool).clone()),
+            Db::Postgres { pool, .. } => self = self.with_news((*pool).clone()),
             Db::Sqlite { .. } => self.end_leases().await?,
         }
         Ok(self)

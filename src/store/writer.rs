@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::StoreError;
 use super::backend::Conn;
+use crate::domain::meter;
 
 /// How many jobs may share a commit.
 const BATCH: usize = 64;
@@ -86,6 +87,7 @@ impl Writer {
 async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        metrics::histogram!(meter::STORE_BATCH).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
         let mut replies = Vec::with_capacity(batch.len());
         let committed = commit(&mut conn, &mut batch, &mut replies).await.map_err(|error| {
             tracing::error!(%error, jobs = replies.len(), "a transaction was lost; its callers are told");

@@ -347,6 +347,21 @@ impl Gateway {
         }
     }
 
+    /// Keeps everybody from writing tasks, while they can be read, until what is answered is dropped.
+    pub async fn lock_tasks(&self) -> Lock {
+        use sqlx::{Connection, Executor};
+        let url = &self.config.store.url;
+        if url.starts_with("postgres") {
+            let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
+            conn.execute("BEGIN; LOCK TABLE tasks IN EXCLUSIVE MODE").await.unwrap();
+            Lock::Postgres(conn)
+        } else {
+            let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();
+            conn.execute("BEGIN IMMEDIATE").await.unwrap();
+            Lock::Sqlite(conn)
+        }
+    }
+
     /// Paid requests the upstreams received.
     pub fn receptions(&self) -> usize {
         self.simulator.ledger().len()
@@ -360,6 +375,12 @@ impl Gateway {
         self.tasks.wait().await;
         self.simulator.stop().await;
     }
+}
+
+/// Holds a lock for as long as it lives: a connection that ends gives its locks back.
+pub enum Lock {
+    Sqlite(#[expect(dead_code, reason = "held, not used")] sqlx::SqliteConnection),
+    Postgres(#[expect(dead_code, reason = "held, not used")] sqlx::PgConnection),
 }
 
 /// A client of our own making.

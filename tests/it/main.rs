@@ -2,21 +2,26 @@
 #![cfg(test)]
 
 mod accept;
+mod bodies;
 mod breadth;
 mod callbacks;
 mod clocks;
 mod cut;
 mod events;
+mod figures;
 mod filters;
 mod harness;
 mod journey;
 mod lanes;
+mod load;
+mod operators;
 mod process;
 mod recorder;
 mod replicas;
 mod retries;
 mod sink;
 mod transfer;
+mod transport;
 mod webhooks;
 mod webhooks_hostile;
 mod wire;

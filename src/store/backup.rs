@@ -1,0 +1,33 @@
+//! A copy of a SQLite database that is in use, and whether the schema is the one this program knows.
+
+use std::path::Path;
+
+use sqlx::{AssertSqlSafe, Executor};
+
+use super::backend::{Conn, known_migrations, on};
+use super::{Store, StoreError};
+
+impl Store {
+    /// Writes the whole database into a new file, as of one moment, while others go on reading and writing it. The copy is
+    /// synced to disk before this answers. Only SQLite can: `None` on Postgres, which has tools of its own.
+    pub async fn copy_to(&self, file: &Path) -> Result<Option<()>, StoreError> {
+        let mut reader = self.db.reader().await?;
+        let Conn::Sqlite(conn) = reader.conn() else { return Ok(None) };
+        let into = file.display().to_string().replace('\'', "''");
+        conn.execute(AssertSqlSafe(format!("VACUUM INTO '{into}'"))).await?;
+        let synced = std::fs::File::open(file).and_then(|file| file.sync_all());
+        synced.map_err(sqlx::Error::Io)?;
+        Ok(Some(()))
+    }
+
+    /// How many migrations the database lacks, and how many it has that this program does not know: those of a newer one.
+    pub async fn migrations_apart(&self) -> Result<(usize, usize), StoreError> {
+        const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success";
+        let applied: Vec<i64> =
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(APPLIED).fetch_all(c).await)?;
+        let known = known_migrations();
+        let lacking = known.iter().filter(|version| !applied.contains(version)).count();
+        let newer = applied.iter().filter(|version| !known.contains(version)).count();
+        Ok((lacking, newer))
+    }
+}
