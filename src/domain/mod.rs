@@ -1,6 +1,7 @@
 //! Floor 0: facts and rules. No sockets, no rows, no runtime; everything here can be read and tested alone.
 
 pub mod attempt;
+pub mod audit;
 mod books;
 pub mod catalog;
 pub mod clock;
@@ -11,6 +12,7 @@ pub mod fit;
 pub mod id;
 pub mod image;
 pub mod key;
+pub mod key_text;
 pub mod lane;
 pub mod link;
 pub mod money;

@@ -93,10 +93,21 @@ impl Inner {
         Some(Refusal::Full(detail, spread(self.turn(lane, 1).min(LONGEST_WAIT))))
     }
 
+    /// What a caller is told whose task the store did not take in: its key may not have more than `most` open.
+    pub(super) fn no_place(&self, error: StoreError, most: Option<u32>) -> Refusal {
+        match (error, most) {
+            (StoreError::Full, Some(most)) => {
+                let detail = format!("{most} tasks of this key have not ended yet, and it may have no more");
+                Refusal::Full(detail, spread(Duration::from_secs_f64(USUAL_S)))
+            }
+            (error, _) => error.into(),
+        }
+    }
+
     /// How long the task at this place in a lane's line waits for its turn, as far as can be told.
     pub(super) fn turn(&self, lane: &str, place: i64) -> Duration {
         let now = self.clock.now();
-        let limit = self.lanes.get(lane).map_or(1, |one| self.known.state(lane).limit(one.in_flight, now));
+        let limit = self.lane(lane).map_or(1, |one| self.known.state(lane).limit(one.in_flight, now));
         #[expect(clippy::cast_precision_loss, reason = "ten thousand at most")]
         let rounds = place as f64 / f64::from(limit);
         self.usual(lane).mul_f64(rounds)

@@ -2,6 +2,7 @@
 //! Postgres alike (`backend.rs` holds what differs). What a write has answered for is durable.
 
 mod attempts;
+mod audit;
 mod backend;
 mod changes;
 mod claim;
@@ -9,10 +10,13 @@ mod deliveries;
 mod events;
 mod files;
 mod images;
+mod keys;
 mod lanes;
 mod list;
 mod news;
 mod outbox;
+mod owner;
+mod places;
 mod queue;
 mod settings;
 mod tasks;
@@ -22,6 +26,7 @@ mod writer;
 use std::sync::Arc;
 
 pub use attempts::Straggler;
+pub use audit::AuditFilter;
 pub use backend::Exclusive;
 pub use changes::{Changes, Watch};
 pub use claim::Claim;
@@ -45,6 +50,9 @@ pub enum StoreError {
     /// The lane takes no task at present; look again at this moment.
     #[error("the lane takes no task at present")]
     Closed(Millis),
+    /// The key has as many open tasks as it may; nothing was written.
+    #[error("the key has as many open tasks as it may")]
+    Full,
     /// The database did not answer, or refused to make the write durable. Nothing is promised.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Arc<sqlx::Error>),
