@@ -50,7 +50,7 @@ fn admins(path: &str) -> bool {
     path == "/admin" || path.starts_with("/admin/")
 }
 
-pub(super) async fn authenticate(State(keys): State<Keys>, mut request: Request, next: Next) -> Response {
+pub(super) async fn authenticate(State(keys): State<Keys>, request: Request, next: Next) -> Response {
     let (path, query) = (request.uri().path(), request.uri().query());
     if open(path) || signed(path, query) {
         return next.run(request).await;
@@ -77,23 +77,26 @@ pub(super) async fn authenticate(State(keys): State<Keys>, mut request: Request,
     };
     let mut response = match refusal {
         Some(refusal) => refusal.into_response(),
-        None => {
-            request.extensions_mut().insert(Caller::from(&key));
-            request.extensions_mut().insert(key.clone());
-            let trying = tried(&key, &request, owned(request.uri().path()));
-            let route = request.extensions().get::<MatchedPath>().cloned();
-            let act = route.and_then(|route| super::audit::act(request.method(), route.as_str()));
-            let response = next.run(request).await;
-            if response.status() == StatusCode::NOT_FOUND && trying.id.is_some() {
-                keys.ring.tries.note(trying);
-            } else if let Some(act) = act.filter(|_| response.status().is_success()) {
-                keys.record(act, &key, trying.id).await;
-            }
-            response
-        }
+        None => admit(&keys, &key, request, next).await,
     };
     if let Some(allowance) = allowance {
         allowance.tell(response.headers_mut());
+    }
+    response
+}
+
+/// Lets a request in, and tells the audit what it did or tried.
+async fn admit(keys: &Keys, key: &Key, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Caller::from(key));
+    request.extensions_mut().insert(key.clone());
+    let trying = tried(key, &request, owned(request.uri().path()));
+    let route = request.extensions().get::<MatchedPath>();
+    let act = route.and_then(|route| super::audit::act(request.method(), route.as_str()));
+    let response = next.run(request).await;
+    if response.status() == StatusCode::NOT_FOUND && trying.id.is_some() {
+        keys.ring.tries.note(trying);
+    } else if let Some(act) = act.filter(|_| response.status().is_success()) {
+        keys.record(act, key, trying.id).await;
     }
     response
 }

@@ -64,7 +64,7 @@ fn network(ip: IpAddr) -> IpAddr {
             let [a, b, c, d, ..] = ip.segments();
             IpAddr::from([a, b, c, d, 0, 0, 0, 0])
         }
-        ip => ip,
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::crowd::no_place;
 use super::route::{NoRoute, Plan};
 use super::{Engine, Inner};
 use crate::chaos::{crash, planted};
@@ -143,7 +144,7 @@ impl Engine {
         }
         let accepted = self.inner.store.accept(task, parts, most).await;
         crash("accept.committed");
-        let accepted = accepted.map_err(|error| self.inner.no_place(error, most))?;
+        let accepted = accepted.map_err(|error| no_place(error, most))?;
         match accepted {
             Accepted::Created(task) => {
                 self.inner.crowd.entered(&tenant);
