@@ -19,12 +19,11 @@ CREATE TABLE api_keys (
 
 CREATE UNIQUE INDEX api_keys_by_name ON api_keys (name);
 
--- One row that counts changes of the keys: replicas read it every few seconds, and the keys only when it moved.
+-- One row, once there was a key, that counts changes of the keys: replicas read it every few seconds, and the keys only when it moved.
 CREATE TABLE key_changes (
     one   BIGINT NOT NULL PRIMARY KEY,
     count BIGINT NOT NULL
 );
-INSERT INTO key_changes (one, count) VALUES (1, 0);
 
 -- Requests a minute: how many of a key's were handed out to replicas in its present minute.
 CREATE TABLE key_minutes (

@@ -103,7 +103,9 @@ impl Store {
     /// How often the managed keys have changed.
     pub async fn key_changes(&self) -> Result<i64, StoreError> {
         const SQL: &str = "SELECT count FROM key_changes WHERE one = 1";
-        Ok(on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).fetch_one(c).await)?)
+        let count: Option<i64> =
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).fetch_optional(c).await)?;
+        Ok(count.unwrap_or(0))
     }
 
     /// Stores a new key; whether it did: no two keys, revoked or not, have one name.
@@ -188,7 +190,8 @@ fn logged((key, entry): (ManagedKey, Entry)) -> ManagedKey {
 
 /// Lets the replicas see that something changed, and the audit who changed it.
 async fn told(conn: &mut Conn<'_>, entry: &Entry) -> Result<(), StoreError> {
-    const SQL: &str = "UPDATE key_changes SET count = count + 1 WHERE one = 1";
+    const SQL: &str = "INSERT INTO key_changes (one, count) VALUES (1, 1) \
+         ON CONFLICT (one) DO UPDATE SET count = key_changes.count + 1";
     on!(conn, c => sqlx::query(SQL).execute(c).await.map(drop))?;
     audit::put(conn, entry).await
 }

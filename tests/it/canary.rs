@@ -58,7 +58,13 @@ impl Program {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    async fn ask_secretly(&self, method: Method, path: &str, key: &str, body: Option<Value>) -> (String, String) {
+    async fn ask_secretly(
+        &self,
+        method: Method,
+        path: &str,
+        key: &str,
+        body: Option<Value>,
+    ) -> (String, String) {
         let mut request = client().request(method, format!("{}{path}", self.url)).header("x-api-key", key);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
@@ -112,7 +118,8 @@ async fn no_canary_sings() {
     program.ask(Method::GET, "/tasks", &wrong, None).await;
 
     // Webhooks and their secrets.
-    let hook = program.ask_secretly(Method::POST, "/webhooks", &managed, Some(json!({"url": sink.url}))).await.1;
+    let hook =
+        program.ask_secretly(Method::POST, "/webhooks", &managed, Some(json!({"url": sink.url}))).await.1;
     let hook: Value = serde_json::from_str(&hook).unwrap();
     let hook_id = hook["id"].as_str().unwrap().to_owned();
     let webhook_secret = hook["secret"].as_str().unwrap().trim_start_matches("whsec_").to_owned();
@@ -150,9 +157,21 @@ async fn no_canary_sings() {
         }
     }
     assert!(program.said.contains("[redacted]"), "the providers did repeat the key");
-    for path in ["/tasks", "/webhooks", "/webhooks/deliveries", "/providers", "/models", "/admin/keys", "/admin/audit",
-        "/openapi.json", "/healthz", "/readyz", "/metrics", "/usage", "/nothing"]
-    {
+    for path in [
+        "/tasks",
+        "/webhooks",
+        "/webhooks/deliveries",
+        "/providers",
+        "/models",
+        "/admin/keys",
+        "/admin/audit",
+        "/openapi.json",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/usage",
+        "/nothing",
+    ] {
         program.ask(Method::GET, path, &managed, None).await;
     }
     program.ask(Method::POST, "/generate", &managed, Some(json!({"prompt": 1}))).await;
@@ -202,7 +221,9 @@ async fn no_canary_sings() {
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
     // A core would hold them all: it leaves none.
-    assert!(Command::new("kill").args(["-QUIT", &program.child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args(["-QUIT", &program.child.id().to_string()]).status().unwrap().success()
+    );
     let ended = program.child.wait().unwrap();
     assert_eq!((ended.signal(), ended.core_dumped()), (Some(3), false));
     simulator.stop().await;
@@ -213,7 +234,8 @@ async fn no_canary_sings() {
 async fn keys_are_made_on_the_command_line() {
     let program = Program::start("http://127.0.0.1:9", "").await;
     let folder = program.folder.path();
-    let keys = |arguments: &[&str]| output(&easel(folder, &[&["keys"], arguments].concat()).output().unwrap());
+    let keys =
+        |arguments: &[&str]| output(&easel(folder, &[&["keys"], arguments].concat()).output().unwrap());
     let (done, made, said) =
         keys(&["create", "ops", "--admin", "--rpm", "1000000", "--expires-at", "2100-01-01T00:00:00Z"]);
     assert!(done, "{said}");
@@ -231,7 +253,10 @@ async fn keys_are_made_on_the_command_line() {
     becomes(key, 401).await;
     becomes(rotated.trim(), 200).await;
     let listed = keys(&["list"]).1;
-    assert!(listed.contains("ops") && listed.contains("(configuration)") && listed.contains("opens until 2100"), "{listed}");
+    assert!(
+        listed.contains("ops") && listed.contains("(configuration)") && listed.contains("opens until 2100"),
+        "{listed}"
+    );
     for (wrong, says) in [
         (&["create", "ops"][..], "another key is named"),
         (&["create", "test"], "another key is named"),

@@ -33,10 +33,13 @@ async fn what_can_change_does_and_the_rest_is_named(#[values(Db::Sqlite, Db::Pos
     let queued = gateway.generate(body).await;
     let fresh = "easel_fresh_0123456789abcdef";
     edit(&gateway, |text| {
-        let text = text.replace(OTHER_KEY, fresh).replace("upstream-key-0123456789", "another-key-0123456789");
+        let text =
+            text.replace(OTHER_KEY, fresh).replace("upstream-key-0123456789", "another-key-0123456789");
         let text = text.replacen("in_flight = 50", "in_flight = 7", 1);
         let prices = "\n[providers.piapi_flux.prices]\n\"Qubico/flux1-schnell\" = \"0.5\"\n";
-        format!("{text}{prices}[models.swift]\nmodel = \"flux-schnell\"\n[routing]\ndefault_models = [\"swift\"]\n[engine]\nlease_s = 77\n")
+        format!(
+            "{text}{prices}[models.swift]\nmodel = \"flux-schnell\"\n[routing]\ndefault_models = [\"swift\"]\n[engine]\nlease_s = 77\n"
+        )
     });
     let told = reload(&gateway).await;
     let first = easel::providers::KINDS[0].name;
@@ -69,7 +72,10 @@ async fn what_can_change_does_and_the_rest_is_named(#[values(Db::Sqlite, Db::Pos
 
     // What waits for a restart is told again until there is one; what was taken over is not.
     let told = reload(&gateway).await;
-    assert_eq!((told["applied"].as_array().unwrap().len(), told["needs_restart"].as_array().unwrap().len()), (0, 2));
+    assert_eq!(
+        (told["applied"].as_array().unwrap().len(), told["needs_restart"].as_array().unwrap().len()),
+        (0, 2)
+    );
     let page = gateway.get("/admin/audit?act=config.reload").await.json();
     assert_eq!(page["data"][1]["details"]["applied"], json!(applied));
     gateway.stop().await;
@@ -77,7 +83,9 @@ async fn what_can_change_does_and_the_rest_is_named(#[values(Db::Sqlite, Db::Pos
 
 #[rstest]
 #[tokio::test]
-async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+) {
     let gateway = Gateway::start(db).await;
     make(&gateway, &json!({"name": "managed"})).await;
     let good = std::fs::read_to_string(gateway.folder().join("easel.toml")).unwrap();
@@ -94,7 +102,9 @@ async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(#[val
         format!("{text}[models.bad]\nsteps = 1\n[typo]\nx = 1\n")
     });
     let listed = problems().await;
-    for expected in ["auth.keys \"other\"", "providers.piapi_flux.kind", "models.bad.model", "typo: unknown key"] {
+    for expected in
+        ["auth.keys \"other\"", "providers.piapi_flux.kind", "models.bad.model", "typo: unknown key"]
+    {
         assert!(listed.iter().any(|one| one.starts_with(expected)), "{expected}: {listed:#?}");
     }
     edit(&gateway, |_| good.replace("name = \"other\"", "name = \"managed\""));
@@ -104,7 +114,10 @@ async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(#[val
     assert!(listed[0].contains("line ") && !listed[0].contains("a-secret"), "{listed:?}");
     // All is as it was.
     assert_eq!((knock(&gateway, OTHER_KEY).await, knock(&gateway, KEY).await), (200, 200));
-    assert_eq!(gateway.run(r#"{"prompt":"x","model":"flux-schnell","size":"64x64"}"#).await["status"], "succeeded");
+    assert_eq!(
+        gateway.run(r#"{"prompt":"x","model":"flux-schnell","size":"64x64"}"#).await["status"],
+        "succeeded"
+    );
     let failed = gateway.get("/admin/audit?act=config.reload").await.json();
     assert!(failed["data"].as_array().unwrap().iter().all(|one| one["outcome"] == "failed"));
     gateway.stop().await;
@@ -114,8 +127,13 @@ async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(#[val
 #[tokio::test]
 async fn a_call_under_way_keeps_its_key() {
     let gateway = Gateway::live(Db::Sqlite).await;
-    let task = gateway.generate(r#"{"prompt":"x [[sim: delay=1]]","model":"flux-schnell","size":"64x64"}"#).await;
-    let sent = async { while gateway.receptions() == 0 { tokio::task::yield_now().await } };
+    let task =
+        gateway.generate(r#"{"prompt":"x [[sim: delay=1]]","model":"flux-schnell","size":"64x64"}"#).await;
+    let sent = async {
+        while gateway.receptions() == 0 {
+            tokio::task::yield_now().await
+        }
+    };
     tokio::time::timeout(Duration::from_secs(10), sent).await.expect("it is sent");
     edit(&gateway, |text| text.replace("upstream-key-0123456789", "another-key-0123456789"));
     let told = reload(&gateway).await;
@@ -136,7 +154,11 @@ async fn a_hangup_reads_the_configuration_again() {
     let file = folder.path().join("easel.toml");
     let write = |level: &str, key: &str| {
         let text = text.replace(OTHER_KEY, key);
-        std::fs::write(&file, format!("[server]\nlisten = \"{address}\"\n{text}[log]\nlevel = \"{level}\"\n")).unwrap();
+        std::fs::write(
+            &file,
+            format!("[server]\nlisten = \"{address}\"\n{text}[log]\nlevel = \"{level}\"\n"),
+        )
+        .unwrap();
     };
     write("easel=info", OTHER_KEY);
     let mut serve = Command::new(env!("CARGO_BIN_EXE_easel"));
@@ -145,8 +167,14 @@ async fn a_hangup_reads_the_configuration_again() {
     let mut child = serve.stderr(log).spawn().unwrap();
     let said = || std::fs::read_to_string(folder.path().join("log")).unwrap();
     let says = async |what: &str| {
-        let saying = async { while !said().contains(what) { tokio::task::yield_now().await } };
-        tokio::time::timeout(Duration::from_secs(20), saying).await.unwrap_or_else(|_| panic!("{what}: {}", said()));
+        let saying = async {
+            while !said().contains(what) {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), saying)
+            .await
+            .unwrap_or_else(|_| panic!("{what}: {}", said()));
     };
     says("easel is serving").await;
     assert!(!said().contains("answered"));
