@@ -213,6 +213,15 @@ pub(crate) fn open_providers(config: &Config, net: &Net) -> anyhow::Result<Offer
             defaults.remove("model").and_then(|model| model.as_str().map(str::to_owned)).unwrap_or_default();
         catalog.aliases.insert(name.clone(), Alias { model, defaults });
     }
+    for key in &config.auth.keys {
+        for model in key.models.iter().filter(|model| !catalog.knows(model)) {
+            tracing::warn!(
+                key.name = key.name,
+                model,
+                "auth.keys lists a model that no configured provider offers"
+            );
+        }
+    }
     for model in &catalog.default_models {
         if !catalog.knows(model) {
             tracing::warn!(model, "routing.default_models names a model that no configured provider offers");

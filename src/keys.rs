@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 
-use crate::api::NewKey;
 use crate::app;
 use crate::config::Config;
 use crate::domain::audit::{Actor, Entry, Outcome};
@@ -16,6 +15,7 @@ use crate::domain::clock::{Clock, Millis, SystemClock};
 use crate::domain::key::{ManagedKey, Role};
 use crate::domain::key_text::KeyText;
 use crate::domain::money::Usd;
+use crate::domain::new_key::NewKey;
 use crate::store::{Exclusive, Store};
 
 /// What is to be done with the keys.
@@ -74,7 +74,7 @@ pub struct Create {
 /// Does it, and says what came of it to `out`.
 pub async fn run(command: Command, config: &Config, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let store = Store::open(&config.store.url, Exclusive::No, false, Arc::clone(&clock)).await?;
+    let store = Store::open(&config.store.url, Exclusive::No, true, Arc::clone(&clock)).await?;
     let done = Desk { config, store: &store, clock: clock.as_ref() }.serve(command, out).await;
     store.close().await;
     done

@@ -89,14 +89,16 @@ pub(super) async fn authenticate(State(keys): State<Keys>, request: Request, nex
 async fn admit(keys: &Keys, key: &Key, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Caller::from(key));
     request.extensions_mut().insert(key.clone());
-    let trying = tried(key, &request, owned(request.uri().path()));
+    let trying = owned(request.uri().path()).map(|id| tried(key, &request, Some(id)));
     let route = request.extensions().get::<MatchedPath>();
     let act = route.and_then(|route| super::audit::act(request.method(), route.as_str()));
     let response = next.run(request).await;
-    if response.status() == StatusCode::NOT_FOUND && trying.id.is_some() {
-        keys.ring.tries.note(trying);
-    } else if let Some(act) = act.filter(|_| response.status().is_success()) {
-        keys.record(act, key, trying.id).await;
+    match (act, trying) {
+        (_, Some(trying)) if response.status() == StatusCode::NOT_FOUND => keys.ring.tries.note(trying),
+        (Some(act), trying) if response.status().is_success() => {
+            keys.record(act, key, trying.and_then(|trying| trying.id)).await;
+        }
+        _ => {}
     }
     response
 }

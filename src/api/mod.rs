@@ -46,7 +46,6 @@ use utoipa_axum::routes;
 
 pub use feed::Feeds;
 pub use keyring::Keys;
-pub use keys::NewKey;
 pub use reload::{Reload, Reloaded};
 
 use crate::blobs::Blobs;

@@ -125,7 +125,7 @@ mod tests {
         std::fs::write(&key, "the-second-key").unwrap();
         write(
             "debug",
-            "in_flight = 3\nprices = { 'm' = '0.5' }\n[auth]\nrpm = 7\n[server]\nmax_json_kib = 2\n",
+            "in_flight = 3\nprices = { 'm' = '0.5' }\n[auth]\nrpm = 7\n[server]\nmax_json_kib = 128\n",
         );
         let (next, applied, waiting) = first.taking_over(&first.reread().unwrap());
         assert_eq!(applied, ["auth.rpm", "log.level", "providers.a.api_key", "providers.a.prices.m"]);

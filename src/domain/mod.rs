@@ -16,6 +16,7 @@ pub mod key_text;
 pub mod lane;
 pub mod link;
 pub mod money;
+pub mod new_key;
 pub mod param;
 pub mod request;
 pub mod secret;

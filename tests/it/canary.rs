@@ -38,7 +38,7 @@ impl Program {
         let log = |name: &str| Stdio::from(std::fs::File::create(folder.path().join(name)).unwrap());
         // Where cores are allowed: it has to see to it itself that there is none.
         let mut serve = Command::new("/bin/sh");
-        serve.args(["-c", "ulimit -c unlimited; exec \"$0\" serve", env!("CARGO_BIN_EXE_easel")]);
+        serve.args(["-c", "ulimit -c unlimited || true; exec \"$0\" serve", env!("CARGO_BIN_EXE_easel")]);
         serve.current_dir(folder.path()).env_clear().env("CANARY", PROVIDER_KEY);
         let child = serve.stdout(log("stdout")).stderr(log("stderr")).spawn().unwrap();
         let program = Self { child, folder, url: format!("http://{address}"), said: String::new() };
@@ -156,7 +156,7 @@ async fn no_canary_sings() {
             program.ask(Method::GET, &format!("/tasks/{id}{more}"), KEY, None).await;
         }
     }
-    assert!(program.said.contains("[redacted]"), "the providers did repeat the key");
+    assert!(program.said.contains("key [redacted]"), "the providers did repeat the key");
     for path in [
         "/tasks",
         "/webhooks",
@@ -235,23 +235,29 @@ async fn keys_are_made_on_the_command_line() {
     let program = Program::start("http://127.0.0.1:9", "").await;
     let folder = program.folder.path();
     let keys =
-        |arguments: &[&str]| output(&easel(folder, &[&["keys"], arguments].concat()).output().unwrap());
+        |arguments: &[&str]| output(&easel(folder, &[&["keys"][..], arguments].concat()).output().unwrap());
     let (done, made, said) =
         keys(&["create", "ops", "--admin", "--rpm", "1000000", "--expires-at", "2100-01-01T00:00:00Z"]);
     assert!(done, "{said}");
     let key = made.trim();
-    let becomes = async |key: &str, status: u16| {
+    let becomes = async |key: &str, opens: bool| {
         let url = format!("{}/admin/keys", program.url);
         let changed = async {
-            while client().get(&url).bearer_auth(key).send().await.unwrap().status().as_u16() != status {}
+            loop {
+                let status = client().get(&url).bearer_auth(key).send().await.unwrap().status().as_u16();
+                assert!(matches!(status, 200 | 401 | 429), "{status}");
+                if (status == 200) == opens {
+                    break;
+                }
+            }
         };
         tokio::time::timeout(Duration::from_secs(5), changed).await.expect("within five seconds");
     };
-    becomes(key, 200).await;
+    becomes(key, true).await;
     let (done, rotated, said) = keys(&["rotate", "ops", "--overlap-s", "0"]);
     assert!(done, "{said}");
-    becomes(key, 401).await;
-    becomes(rotated.trim(), 200).await;
+    becomes(key, false).await;
+    becomes(rotated.trim(), true).await;
     let listed = keys(&["list"]).1;
     assert!(
         listed.contains("ops") && listed.contains("(configuration)") && listed.contains("opens until 2100"),
@@ -259,16 +265,16 @@ async fn keys_are_made_on_the_command_line() {
     );
     for (wrong, says) in [
         (&["create", "ops"][..], "another key is named"),
-        (&["create", "test"], "another key is named"),
-        (&["create", "a b", "--rpm", "0"], "rpm: must be at least 1"),
-        (&["rotate", "nobody"], "no managed key"),
-        (&["revoke", "test"], "a key of the configuration"),
+        (&["create", "test"][..], "another key is named"),
+        (&["create", "a b", "--rpm", "0"][..], "rpm: must be at least 1"),
+        (&["rotate", "nobody"][..], "no managed key"),
+        (&["revoke", "test"][..], "a key of the configuration"),
     ] {
         let (done, _, said) = keys(wrong);
         assert!(!done && said.contains(says), "{wrong:?}: {said}");
     }
     assert!(keys(&["revoke", "ops"]).0);
-    becomes(rotated.trim(), 401).await;
+    becomes(rotated.trim(), false).await;
     assert!(keys(&["list"]).1.contains("revoked"));
     let entries = client().get(format!("{}/admin/audit?key=command-line", program.url)).bearer_auth(KEY);
     let entries: Value = entries.send().await.unwrap().json().await.unwrap();

@@ -76,12 +76,14 @@ async fn a_key_is_made_exchanged_and_revoked(#[values(Db::Sqlite, Db::Postgres)]
     assert_eq!((knock(&gateway, &first).await, knock(&gateway, &second).await), (200, 200));
     gateway.clock.advance(Duration::from_hours(24));
     assert_eq!((knock(&gateway, &first).await, knock(&gateway, &second).await), (401, 200));
+    gateway.clock.advance(Duration::from_millis(1));
     let third = gateway.post(&format!("/admin/keys/{id}/rotate?overlap_s=0"), "").await.json();
     let third = third["key"].as_str().unwrap().to_owned();
     assert_eq!((knock(&gateway, &second).await, knock(&gateway, &third).await), (401, 200));
     assert_eq!(gateway.post(&format!("/admin/keys/{id}/rotate?overlap_s=99999999"), "").await.status, 400);
 
     // Revoked: at once, and for good. Its name stays taken, because tasks know it by it.
+    gateway.clock.advance(Duration::from_millis(1));
     let path = format!("/admin/keys/{id}");
     for _ in 0..2 {
         assert_eq!(gateway.send(Method::DELETE, &path, &[], None).await.status, StatusCode::NO_CONTENT);

@@ -41,6 +41,7 @@ async fn what_can_change_does_and_the_rest_is_named(#[values(Db::Sqlite, Db::Pos
             "{text}{prices}[models.swift]\nmodel = \"flux-schnell\"\n[routing]\ndefault_models = [\"swift\"]\n[engine]\nlease_s = 77\n"
         )
     });
+    gateway.clock.advance(Duration::from_millis(1));
     let told = reload(&gateway).await;
     let first = easel::providers::KINDS[0].name;
     let mut applied = vec![
@@ -71,6 +72,7 @@ async fn what_can_change_does_and_the_rest_is_named(#[values(Db::Sqlite, Db::Pos
     assert_eq!(keys, [&digest[..12], &digest[..12]]);
 
     // What waits for a restart is told again until there is one; what was taken over is not.
+    gateway.clock.advance(Duration::from_millis(1));
     let told = reload(&gateway).await;
     assert_eq!(
         (told["applied"].as_array().unwrap().len(), told["needs_restart"].as_array().unwrap().len()),

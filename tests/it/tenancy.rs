@@ -120,17 +120,13 @@ async fn what_is_anothers_is_not_there(#[values(Db::Sqlite, Db::Postgres)] db: D
     assert_eq!(page["data"], json!([]));
 
     // Another's file is no input, either: the task ends as with a file that is not there, before anything is bought.
-    let body = json!({"prompt": "x", "model": "flux-dev", "images": [{"file_id": id(&file)}]}).to_string();
+    let body =
+        json!({"prompt": "x", "model": "gpt-4o-image", "images": [{"file_id": id(&file)}]}).to_string();
     let before = gateway.receptions();
     let stolen = gateway.send(Method::POST, "/generate", &[("x-api-key", OTHER_KEY)], Some(&body)).await;
-    if stolen.status == StatusCode::ACCEPTED {
-        let ended = gateway.settle_for(&[("x-api-key", OTHER_KEY)], &id(&stolen.json())).await;
-        assert_eq!(
-            (&ended["status"], &ended["error"]["billed"]),
-            (&json!("failed"), &json!("no")),
-            "{ended}"
-        );
-    }
+    assert_eq!(stolen.status, StatusCode::ACCEPTED, "{}", stolen.json());
+    let ended = gateway.settle_for(&[("x-api-key", OTHER_KEY)], &id(&stolen.json())).await;
+    assert_eq!((&ended["status"], &ended["error"]["billed"]), (&json!("failed"), &json!("no")), "{ended}");
     assert_eq!(gateway.receptions(), before);
 
     // Every try at something that is there is in the audit, and none at what is not.
@@ -224,7 +220,7 @@ async fn a_signed_address_opens_one_picture(#[values(Db::Sqlite, Db::Postgres)] 
     ] {
         assert!(matches!(status(&forged).await, 400 | 403), "{forged}");
     }
-    for crooked in ["..%2f..%2feasel.toml", "0%2f..%2f..%2f", "%2e%2e"] {
+    for crooked in ["..%2f..%2feasel.toml", "0%2f..%2f..%2f"] {
         let crooked = url.replace("images/0", &format!("images/{crooked}"));
         assert!(matches!(status(&crooked).await, 403 | 404), "{crooked}");
     }
