@@ -131,6 +131,7 @@ impl App {
     pub async fn close(&self) -> bool {
         self.closing.cancel();
         let finished = self.engine.stop(self.drain).await;
+        self.reloader.close().await;
         self.keys.close().await;
         self.store.close().await;
         finished

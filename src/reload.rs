@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 
 use crate::api::{Keys, Reload, Reloaded};
 use crate::app;
@@ -31,6 +32,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     engine: OnceLock<Engine>,
     level: OnceLock<Level>,
+    running: TaskTracker,
 }
 
 impl Reloader {
@@ -45,6 +47,7 @@ impl Reloader {
                 clock,
                 engine,
                 level,
+                running: TaskTracker::new(),
             }),
         }
     }
@@ -59,13 +62,23 @@ impl Reloader {
         let _ = self.inner.level.set(level);
     }
 
-    /// For the API, which does not know whom it asks.
+    /// For the API, which does not know whom it asks. What has begun is finished and written down, though the caller goes
+    /// away.
     pub(crate) fn asked(&self) -> Reload {
         let me = self.clone();
         Arc::new(move |who| -> BoxFuture<'static, _> {
-            let me = me.clone();
-            Box::pin(async move { me.reload(who).await })
+            let one = me.clone();
+            let reading = me.inner.running.spawn(async move { one.reload(who).await });
+            Box::pin(async move {
+                reading.await.unwrap_or_else(|broken| Err(vec![format!("the reading broke off: {broken}")]))
+            })
         })
+    }
+
+    /// Finishes the reading that is under way.
+    pub(crate) async fn close(&self) {
+        self.inner.running.close();
+        self.inner.running.wait().await;
     }
 
     /// Reads the configuration again, and writes into the audit what came of it.

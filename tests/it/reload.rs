@@ -133,7 +133,7 @@ async fn a_call_under_way_keeps_its_key() {
         gateway.generate(r#"{"prompt":"x [[sim: delay=1]]","model":"flux-schnell","size":"64x64"}"#).await;
     let sent = async {
         while gateway.receptions() == 0 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(10), sent).await.expect("it is sent");
@@ -171,7 +171,7 @@ async fn a_hangup_reads_the_configuration_again() {
     let says = async |what: &str| {
         let saying = async {
             while !said().contains(what) {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), saying)
