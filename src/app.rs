@@ -1,11 +1,12 @@
 //! The composition root: configuration → store, pictures, providers, engine, HTTP. The only place that knows who is who.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use axum::Router;
 use http::HeaderName;
 use secrecy::SecretString;
@@ -15,16 +16,17 @@ use url::Url;
 use crate::api::metrics::Scrape;
 use crate::api::{Api, Feeds, Guard, Keys, Shed};
 use crate::blobs::{Blobs, Folder};
-use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
+use crate::config::{AuthMode, Config, Problems, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::delivery::Schedule;
-use crate::domain::key::Key;
+use crate::domain::key::ManagedKey;
 use crate::domain::link::Links;
 use crate::domain::secret::token;
-use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Parts, Settings, WebhookSettings};
+use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Offered, Parts, Settings, WebhookSettings};
 use crate::net::{Lookup, Net, Policy};
 use crate::providers::{Account, KINDS, KindEntry, Options, Rows};
+use crate::reload::Reloader;
 use crate::server::Limits;
 use crate::store::{Exclusive, Store};
 use crate::telemetry::{LEVEL, meters};
@@ -41,6 +43,9 @@ pub struct App {
     pub engine: Engine,
     /// Its database.
     pub store: Store,
+    /// Reads the configuration again.
+    pub reloader: Reloader,
+    keys: Keys,
     closing: CancellationToken,
     drain: Duration,
 }
@@ -77,7 +82,7 @@ impl App {
         let policy =
             Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
         let net = Net::open(policy, around.lookup, extra_roots(config)?)?;
-        let (catalog, lanes) = open_providers(config, &net)?;
+        let offered = open_providers(config, &net)?;
         let webhook_key = store.setting("webhook_key", token()).await?;
         let signing = store.setting("link_key", token()).await?;
         let links =
@@ -92,18 +97,19 @@ impl App {
             open_in_all: config.engine.open_in_all,
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
-        let keys = open_keys(config, &store).await?;
+        let keys = open_keys(config, &store, &clock).await?;
+        let reloader = Reloader::new(config, net.clone(), store.clone(), keys.clone(), Arc::clone(&clock));
         let parts = Parts {
             store: store.clone(),
             blobs: blobs.clone(),
             net,
             clock: Arc::clone(&clock),
             links: links.clone(),
-            catalog,
-            lanes,
+            offered: ArcSwap::from_pointee(offered),
             settings,
         };
         let engine = Engine::new(parts);
+        reloader.moves(engine.clone());
         let closing = CancellationToken::new();
         let most = config.server.streams_per_tenant;
         let api = Api {
@@ -114,7 +120,9 @@ impl App {
             blobs,
             links,
             clock,
-            keys,
+            keys: keys.clone(),
+            key_overlap: seconds(config.auth.rotate_overlap_s),
+            reload: reloader.asked(),
             max_json: config.server.max_json_kib * 1024,
             body_within: seconds(config.server.body_s),
             guard: guard(config, address),
@@ -127,7 +135,8 @@ impl App {
         let figures = config.metrics.address().map(|_| crate::api::metrics::router(api.clone()));
         let router = crate::api::router(api);
         let limits = limits(config);
-        Ok(Self { router, figures, limits, engine, store, closing, drain: seconds(config.engine.drain_s) })
+        let drain = seconds(config.engine.drain_s);
+        Ok(Self { router, figures, limits, engine, store, reloader, keys, closing, drain })
     }
 
     /// Cancelled when the gateway is to stop.
@@ -139,6 +148,8 @@ impl App {
     pub async fn close(&self) -> bool {
         self.closing.cancel();
         let finished = self.engine.stop(self.drain).await;
+        self.reloader.close().await;
+        self.keys.close().await;
         self.store.close().await;
         finished
     }
@@ -197,7 +208,7 @@ fn extra_roots(config: &Config) -> anyhow::Result<Vec<Vec<u8>>> {
     Ok(certificates.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
-fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeMap<String, Lane>)> {
+pub(crate) fn open_providers(config: &Config, net: &Net) -> anyhow::Result<Offered> {
     let mut catalog = Catalog {
         default_models: config.routing.default_models.clone(),
         providers: config.providers.keys().cloned().collect(),
@@ -237,12 +248,21 @@ fn open_providers(config: &Config, net: &Net) -> anyhow::Result<(Catalog, BTreeM
             defaults.remove("model").and_then(|model| model.as_str().map(str::to_owned)).unwrap_or_default();
         catalog.aliases.insert(name.clone(), Alias { model, defaults });
     }
+    for key in &config.auth.keys {
+        for model in key.models.iter().filter(|model| !catalog.knows(model)) {
+            tracing::warn!(
+                key.name = key.name,
+                model,
+                "auth.keys lists a model that no configured provider offers"
+            );
+        }
+    }
     for model in &catalog.default_models {
         if !catalog.knows(model) {
             tracing::warn!(model, "routing.default_models names a model that no configured provider offers");
         }
     }
-    Ok((catalog, lanes))
+    Ok(Offered { catalog: Arc::new(catalog), lanes })
 }
 
 fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> anyhow::Result<Account> {
@@ -262,26 +282,46 @@ fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> 
     })
 }
 
-async fn open_keys(config: &Config, store: &Store) -> anyhow::Result<Keys> {
-    if config.auth.mode == AuthMode::None {
-        tracing::warn!("auth.mode is \"none\": nobody is asked for a key");
-        return Ok(Keys::none());
-    }
-    let pepper = match config.auth.pepper.get() {
+/// The secret that keys are kept under.
+pub(crate) async fn pepper(config: &Config, store: &Store) -> anyhow::Result<String> {
+    Ok(match config.auth.pepper.get() {
         Some(pepper) => pepper.to_owned(),
         None => store.setting("pepper", token()).await?,
-    };
-    if config.auth.keys.is_empty() {
-        tracing::warn!("no [[auth.keys]] are configured: every request will be refused");
+    })
+}
+
+async fn open_keys(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> anyhow::Result<Keys> {
+    let managed = store.keys().await?;
+    let taken = names_taken(config, &managed);
+    if !taken.is_empty() {
+        return Err(Problems(taken).into());
     }
-    let keys = config.auth.keys.iter().map(|key| {
-        let known = Key {
-            name: key.name.clone(),
-            tenant: key.tenant.clone(),
-            role: key.role,
-            limits: Arc::default(),
-        };
-        (key.key.get().unwrap_or_default().to_owned(), known)
-    });
-    Ok(Keys::of(pepper.as_bytes(), keys))
+    let pepper = pepper(config, store).await?;
+    let keep = seconds(config.audit.keep_days.saturating_mul(86_400));
+    let keys = Keys::open(pepper.as_bytes(), store.clone(), Arc::clone(clock), keep);
+    configure(&keys, config);
+    if config.auth.mode == AuthMode::None {
+        tracing::warn!("auth.mode is \"none\": nobody is asked for a key");
+    } else if config.auth.keys.is_empty() && managed.iter().all(|key| key.revoked_at.is_some()) {
+        tracing::warn!(
+            "there is no key yet: every request will be refused; make one with `easel keys create NAME --admin`"
+        );
+    }
+    Ok(keys)
+}
+
+/// Lets the keys of the configuration open.
+pub(crate) fn configure(keys: &Keys, config: &Config) {
+    if config.auth.mode == AuthMode::Keys {
+        let text = |secret: Option<&str>| secret.unwrap_or_default().to_owned();
+        keys.configure(config.auth.keys.iter().map(|key| (text(key.key.get()), key.key())), config.auth.rpm);
+    }
+}
+
+/// Keys of the configuration whose name is a managed key's: tasks and the ledger could not tell them apart.
+pub(crate) fn names_taken(config: &Config, managed: &[ManagedKey]) -> Vec<String> {
+    let open = managed.iter().filter(|key| key.revoked_at.is_none());
+    let names: HashSet<&str> = open.map(|key| key.key.name.as_str()).collect();
+    let both = config.auth.keys.iter().filter(|key| names.contains(key.name.as_str()));
+    both.map(|key| format!("auth.keys {:?}: a managed key has this name", key.name)).collect()
 }

@@ -14,13 +14,14 @@ use easel::app::{App, Surroundings};
 use easel::blobs::BlobError;
 use easel::config::{Config, Problems};
 use easel::demo::Demo;
+use easel::domain::audit::Actor;
 use easel::domain::clock::{Clock, SystemClock};
 use easel::net::SystemLookup;
 use easel::server::Limits;
 use easel::simulator::{self, Simulator};
 use easel::store::{self, Exclusive, Moved, Store, StoreError};
 use easel::telemetry::meters;
-use easel::{api, server, telemetry};
+use easel::{api, keys, server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -99,6 +100,13 @@ enum Command {
     CheckConfig {
         #[command(flatten)]
         config: ConfigFile,
+    },
+    /// Make, list, exchange and revoke API keys
+    Keys {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        command: keys::Command,
     },
     /// Print the OpenAPI document
     Openapi,
@@ -180,9 +188,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve { config, no_migrate } => {
             let config = config.load()?;
-            telemetry::start(&config.log).map_err(Unstartable)?;
+            let level = telemetry::start(&config.log).map_err(Unstartable)?;
+            leave_no_core();
             let listener = bind(config.server.listen).await?;
-            serve(&config, listener, !no_migrate, |_| Ok(())).await
+            serve(&config, listener, !no_migrate, level, |_| Ok(())).await
         }
         Command::Demo { listen, data_dir } => demo(listen, &data_dir).await,
         Command::Simulate { listen, ledger, time_scale, seed, public_url } => {
@@ -220,7 +229,19 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let listen = config.load()?.server.listen;
             server::probe(listen).await.with_context(|| format!("no gateway answers at {listen}"))
         }
+        Command::Keys { config, command } => {
+            keys::run(command, &config.load()?, &mut std::io::stdout()).await
+        }
         Command::Openapi => say(&format!("{}\n", serde_json::to_string_pretty(&api::openapi())?)),
+    }
+}
+
+/// A process full of keys leaves no image of its memory behind, and lets no other process of its user look into it.
+fn leave_no_core() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "core dumps cannot be switched off");
     }
 }
 
@@ -239,12 +260,14 @@ async fn serve(
     config: &Config,
     listener: TcpListener,
     migrate: bool,
+    level: telemetry::Level,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let around =
         Surroundings { clock: Arc::new(SystemClock::start()), lookup: Arc::new(SystemLookup), migrate };
     let app = App::open(config, address, around).await?;
+    app.reloader.sets(level);
     app.engine.start();
     let stop = CancellationToken::new();
     let serving = server::serve_within(listener, app.router.clone(), app.limits, stop.clone());
@@ -259,8 +282,10 @@ async fn serve(
         stop.cancel();
         anyhow::Ok(())
     };
-    let (stopped, (), (), ()) = tokio::join!(stopping, serving, showing, folding);
+    let (stopped, (), (), (), reloading) =
+        tokio::join!(stopping, serving, showing, folding, reload(&app, &stop));
     stopped?;
+    reloading?;
     tokio::select! {
         finished = app.close() => if finished { tracing::info!("stopped") } else { tracing::warn!("stopped with work under way") },
         again = stop_signal() => { again?; tracing::warn!("stopped at once; work under way is taken up at the next start") }
@@ -309,6 +334,18 @@ async fn backup(config: &Config, file: &Path) -> anyhow::Result<()> {
     ))
 }
 
+/// Reads the configuration again whenever the process is told so by SIGHUP, until it is to stop.
+async fn reload(app: &App, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut told = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            // What came of it is in the log.
+            Some(()) = told.recv() => drop(app.reloader.reload(Actor::operator("signal")).await),
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
 async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -328,8 +365,8 @@ async fn demo(listen: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
     }
     let listener = bind(listen).await?;
     let demo = Demo::start(listener.local_addr()?, data_dir).await?;
-    telemetry::start(&demo.config.log).map_err(Unstartable)?;
-    serve(&demo.config, listener, true, |address| say(&Demo::greeting(address, data_dir))).await?;
+    let level = telemetry::start(&demo.config.log).map_err(Unstartable)?;
+    serve(&demo.config, listener, true, level, |address| say(&Demo::greeting(address, data_dir))).await?;
     demo.stop().await;
     Ok(())
 }

@@ -136,10 +136,11 @@ pub(super) struct RejectedRoute {
 )]
 pub(super) async fn dry_run(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     StrictJson(request): StrictJson<GenerateRequest>,
 ) -> Result<Json<DryRun>, ApiError> {
     check(&api, &request)?;
-    let plan = api.engine.plan(&request).map_err(Refusal::NoRoute)?;
+    let plan = api.engine.plan(&caller, &request).map_err(Refusal::NoRoute)?;
     let upstream = api.engine.preview(&plan);
     let mut planned = plan.planned.into_iter();
     let Some(first) = planned.next() else { return Err(ApiError::not_found()) };
@@ -219,7 +220,7 @@ impl Api {
                 return Ok(earlier);
             }
             // A request that no route can serve leaves nothing behind.
-            self.engine.plan(&request).map_err(Refusal::NoRoute)?;
+            self.engine.plan(&caller, &request).map_err(Refusal::NoRoute)?;
             self.keep_inline(&caller, &mut request).await?;
         }
         Ok(self.engine.accept(caller, request, key, fingerprint).await?)

@@ -1,7 +1,9 @@
 //! Floor 4: HTTP in. One file per resource, each with its request, its answer, its documentation and its handler;
 //! `routes!` mounts and documents in one line. Every path needs a key but the few that `auth.rs` names.
 
+mod allowance;
 mod attempts;
+mod audit;
 mod auth;
 mod cancel;
 mod deliveries;
@@ -11,22 +13,27 @@ mod feed;
 mod files;
 mod generate;
 mod guard;
+mod guesses;
 mod health;
 mod hooks;
 mod image;
 mod json;
 mod log;
 pub mod metrics;
+mod keyring;
+mod keys;
 mod models;
 mod named;
 mod page;
 mod picture;
 mod problem;
 mod providers;
+mod reload;
 mod request_id;
 mod shed;
 mod task;
 mod tasks;
+mod tries;
 mod wait;
 mod webhooks;
 
@@ -42,10 +49,11 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use auth::Keys;
 pub use feed::Feeds;
 pub use guard::Guard;
 pub use shed::Shed;
+pub use keyring::Keys;
+pub use reload::{Reload, Reloaded};
 
 use crate::blobs::{Blobs, Folder};
 use crate::domain::clock::Clock;
@@ -68,6 +76,10 @@ pub struct Api {
     pub clock: Arc<dyn Clock>,
     /// Who may come in.
     pub keys: Keys,
+    /// How long a managed key's secret opens beside its successor.
+    pub key_overlap: Duration,
+    /// Reads the configuration again.
+    pub reload: Reload,
     /// The most bytes of a JSON body.
     pub max_json: usize,
     /// How long a body may take to arrive.
@@ -123,6 +135,11 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(models::get_model))
         .routes(routes!(providers::list_providers))
         .routes(routes!(hooks::ring))
+        .routes(routes!(keys::list_keys, keys::create_key))
+        .routes(routes!(keys::rotate_key))
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(reload::reload))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(metrics::get_metrics))

@@ -60,7 +60,7 @@ pub(super) struct Models {
     responses((status = 200, description = "The catalogue", body = Models), Common)
 )]
 pub(super) async fn list_models(State(api): State<Api>) -> Json<Models> {
-    Json(Models { data: models(api.engine.catalog()) })
+    Json(Models { data: models(&api.engine.catalog()) })
 }
 
 /// Read one model
@@ -73,7 +73,7 @@ pub(super) async fn get_model(
     State(api): State<Api>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelView>, ApiError> {
-    let model = models(api.engine.catalog()).into_iter().find(|model| model.id == id);
+    let model = models(&api.engine.catalog()).into_iter().find(|model| model.id == id);
     model.map(Json).ok_or_else(ApiError::not_found)
 }
 

@@ -145,6 +145,9 @@ pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Respon
 /// The errors any endpoint that needs a key can answer with.
 pub(super) struct Common;
 
+/// The error of an endpoint that is for admins alone, beside the common ones.
+pub(super) struct AdminOnly;
+
 /// The errors of an endpoint that takes a body, beside the common ones.
 pub(super) struct WithBody;
 
@@ -179,8 +182,13 @@ fn documented(code: Code, text: &str) -> utoipa::openapi::RefOr<utoipa::openapi:
 responses! { Common,
     "401" Unauthorized "No key, or one that is not known";
     "404" NotFound "No such thing, or another tenant's";
+    "429" RateLimited "The key has made as many requests as it may this minute; `Retry-After` says when to ask again";
     "500" Internal "A defect in the gateway";
     "503" StoreUnavailable "The database does not answer; `Retry-After` says when to ask again";
+}
+
+responses! { AdminOnly,
+    "403" Forbidden "The key is not an admin's";
 }
 
 responses! { WithBody,

@@ -22,7 +22,7 @@ pub(super) fn merge(
     let mut document: Table = toml::from_str(defaults).unwrap_or_default();
     if let Some(path) = file {
         let text = std::fs::read_to_string(path).map_err(|e| e.to_string());
-        match text.and_then(|text| toml::from_str::<Table>(&text).map_err(|e| e.to_string())) {
+        match text.and_then(|text| toml::from_str::<Table>(&text).map_err(|e| placed(&e, &text))) {
             Ok(own) => {
                 for name in WHOLE {
                     if own.contains_key(name) {
@@ -40,6 +40,12 @@ pub(super) fn merge(
         set(&mut document, &path, text);
     }
     document
+}
+
+/// Where a text is no TOML, and why. Its own words would show the line, which may hold a secret.
+fn placed(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message())
 }
 
 fn lay(below: &mut Table, above: Table) {

@@ -1,10 +1,12 @@
 //! The configuration: defaults ← file ← environment, checked as a whole so that one start tells every problem. The only
 //! room that reads the environment.
 
+mod audit;
 mod auth;
 mod blobs;
 mod layers;
 mod metrics;
+mod origin;
 mod provider;
 mod secret;
 mod server;
@@ -18,9 +20,11 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use audit::Audit;
 pub use auth::{Auth, AuthMode, StaticKey};
 pub use blobs::Blobs;
 pub use metrics::Metrics;
+pub use origin::Origin;
 pub use provider::Provider;
 pub use secret::Secret;
 pub use server::Server;
@@ -37,6 +41,7 @@ pub const DEFAULTS: &str = include_str!("../../config.example.toml");
 pub struct Config {
     pub server: Server,
     pub auth: Auth,
+    pub audit: Audit,
     pub store: Store,
     pub blobs: Blobs,
     pub net: Net,
@@ -49,6 +54,8 @@ pub struct Config {
     pub models: BTreeMap<String, Map<String, Value>>,
     #[serde(default)]
     pub providers: IndexMap<String, Provider>,
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -108,8 +115,10 @@ impl Config {
     pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let document = layers::merge(DEFAULTS, file, environment, &mut problems);
+        let origin = Origin::of(file, environment, &document);
         let config: Option<Self> = layers::read(document, DEFAULTS, &mut problems);
         let Some(mut config) = config else { return Err(Problems(problems)) };
+        config.origin = origin;
         config.resolve(environment, &mut problems);
         config.check(&mut problems);
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
@@ -125,6 +134,7 @@ impl Config {
             if let Err(problem) = secret.resolve(environment) {
                 problems.push(format!("{name}: {problem}"));
             }
+            self.origin.note_secret(name, secret.get().unwrap_or_default());
         };
         self.auth.resolve(&mut resolve);
         for (id, provider) in &mut self.providers {
@@ -151,6 +161,7 @@ impl Config {
             }
         }
         self.webhooks.check(&mut wrong);
+        self.audit.check(&mut wrong);
         for (id, provider) in &self.providers {
             provider.check(id, &mut wrong);
         }

@@ -1,6 +1,7 @@
 //! Floor 0: facts and rules. No sockets, no rows, no runtime; everything here can be read and tested alone.
 
 pub mod attempt;
+pub mod audit;
 mod books;
 pub mod catalog;
 pub mod clock;
@@ -11,10 +12,12 @@ pub mod fit;
 pub mod id;
 pub mod image;
 pub mod key;
+pub mod key_text;
 pub mod lane;
 pub mod link;
 pub mod meter;
 pub mod money;
+pub mod new_key;
 pub mod param;
 pub mod request;
 pub mod secret;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::crowd::no_place;
 use super::route::{NoRoute, Plan};
 use super::{Engine, Inner};
 use crate::chaos::{crash, planted};
@@ -70,15 +71,15 @@ pub enum Refusal {
 }
 
 impl Engine {
-    /// Which routes would serve a request; stores and sends nothing.
-    pub fn plan(&self, request: &GenerateRequest) -> Result<Plan, NoRoute> {
-        self.inner.plan(request)
+    /// Which routes would serve a request of this caller; stores and sends nothing.
+    pub fn plan(&self, caller: &Caller, request: &GenerateRequest) -> Result<Plan, NoRoute> {
+        self.inner.plan(&caller.limits, request)
     }
 
     /// What the first route of a plan would send: one request for each upstream call. Nothing is sent, fetched or stored.
     pub fn preview(&self, plan: &Plan) -> Vec<Shown> {
         let Some(first) = plan.planned.first() else { return Vec::new() };
-        let Some(lane) = self.inner.lanes.get(&first.taken.provider) else { return Vec::new() };
+        let Some(lane) = self.inner.lane(&first.taken.provider) else { return Vec::new() };
         let inputs = Inputs::sketch(&first.request, &first.offer);
         let shown = first.counts().into_iter().map(|count| {
             let mut request = first.request.clone();
@@ -120,7 +121,7 @@ impl Engine {
         idempotency_key: Option<String>,
         fingerprint: String,
     ) -> Result<Acceptance, Refusal> {
-        let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
+        let plan = self.plan(&caller, &request).map_err(Refusal::NoRoute)?;
         let key = Origin { caller, idempotency: idempotency_key, fingerprint };
         if let Some(refusal) = self.inner.no_room(&key, &plan) {
             // What was taken in before is answered, however full the house is.
@@ -133,15 +134,17 @@ impl Engine {
             };
         }
         let tenant = key.caller.tenant.clone();
+        let most = key.caller.limits.concurrent_tasks;
         let (task, parts) = self.inner.divide(key, plan)?;
         crash("accept.received");
         if planted("early_202") {
             let (store, early) = (self.inner.store.clone(), task.clone());
-            self.inner.tracker.spawn(async move { store.accept(early, parts).await });
+            self.inner.tracker.spawn(async move { store.accept(early, parts, None).await });
             return Ok(Acceptance { task, replayed: false });
         }
-        let accepted = self.inner.store.accept(task, parts).await?;
+        let accepted = self.inner.store.accept(task, parts, most).await;
         crash("accept.committed");
+        let accepted = accepted.map_err(|error| no_place(error, most))?;
         match accepted {
             Accepted::Created(task) => {
                 self.inner.crowd.entered(&tenant);
@@ -163,9 +166,9 @@ pub(super) struct Origin {
 
 impl Inner {
     /// Which routes would serve a request, in the order of its strategy and the accounts' health.
-    fn plan(&self, request: &GenerateRequest) -> Result<Plan, NoRoute> {
+    fn plan(&self, limits: &Limits, request: &GenerateRequest) -> Result<Plan, NoRoute> {
         let now = self.clock.now();
-        self.catalog.plan(request, &|lane, model| self.standing(lane, model, now))
+        self.catalog().plan(request, limits, &|lane, model| self.standing(lane, model, now))
     }
 
     /// The task for a plan. Where one upstream call cannot make all pictures, the work is divided into parts, each a task
@@ -185,7 +188,7 @@ impl Inner {
             let share = |most: Usd| Usd::from_nanos(most.nanos() / i64::from(wanted) * i64::from(count));
             request.routing.max_cost_usd = request.routing.max_cost_usd.map(share);
             // Asking for fewer pictures can only open routes, never close the one that was found.
-            let plan = self.plan(&request).map_err(Refusal::NoRoute)?;
+            let plan = self.plan(&caller.limits, &request).map_err(Refusal::NoRoute)?;
             let key = Origin { caller: caller.clone(), idempotency: None, fingerprint: String::new() };
             let mut part = self.new_task(key, plan);
             part.parent = Some(whole.id);

@@ -67,10 +67,10 @@ impl Inner {
     /// Asks the provider for its links once more: those it gave may have died in the meantime.
     async fn freshen(&self, task: &mut Task) {
         let Some(attempt) = self.attempt(task).await else { return };
-        let Some((lane, handle)) = self.lanes.get(&attempt.provider).zip(attempt.handle.as_deref()) else {
+        let Some((lane, handle)) = self.lane(&attempt.provider).zip(attempt.handle.as_deref()) else {
             return;
         };
-        let Ok(Progress::Done(done)) = self.check(lane, &attempt, handle, &task.request).await else {
+        let Ok(Progress::Done(done)) = self.check(&lane, &attempt, handle, &task.request).await else {
             return;
         };
         if done.images.len() != task.state.outputs.len() {

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use super::allowed::forbidden;
 use super::route::{NoRoute, Plan, Planned, Rejected, Standing, arrange, verdict};
 use crate::domain::catalog::Route;
 use crate::domain::code::Code;
+use crate::domain::key::Limits;
 use crate::domain::request::GenerateRequest;
 use crate::domain::task::RouteTaken;
 use crate::domain::validate::{FieldCode, FieldError};
@@ -74,7 +76,7 @@ impl Catalog {
     }
 
     /// Entries a model name means: a public name, or `provider/provider_model`.
-    fn named(&self, model: &str) -> Vec<&Entry> {
+    pub(super) fn named(&self, model: &str) -> Vec<&Entry> {
         let pinned = model.split_once('/');
         let means = |entry: &&Entry| {
             entry.route.model == model
@@ -83,10 +85,19 @@ impl Catalog {
         self.entries.iter().filter(means).collect()
     }
 
-    /// Plans a request that is well-formed; `standing` tells how the account of a route stands at present.
-    pub fn plan(&self, request: &GenerateRequest, standing: Stand<'_>) -> Result<Plan, NoRoute> {
+    /// Plans a request that is well-formed, of a key with these limits; `standing` tells how the account of a route stands
+    /// at present.
+    pub fn plan(
+        &self,
+        request: &GenerateRequest,
+        limits: &Limits,
+        standing: Stand<'_>,
+    ) -> Result<Plan, NoRoute> {
         self.check_providers(request)?;
         let asked = request.model.as_deref().unwrap_or("auto");
+        if asked != "auto" && !self.allowed(limits, asked) {
+            return Err(forbidden(format!("this key may not ask for {asked:?}")));
+        }
         if let Some(alias) = self.aliases.get(asked) {
             return self.plan_model(&alias.model, &alias.fill(request), standing);
         }
@@ -94,7 +105,12 @@ impl Catalog {
             return self.plan_model(asked, request, standing);
         }
         let mut plans = Vec::new();
-        for model in &self.default_models {
+        let allowed: Vec<_> =
+            self.default_models.iter().filter(|model| self.allowed(limits, model)).collect();
+        if allowed.is_empty() && !self.default_models.is_empty() {
+            return Err(forbidden("this key may ask for none of the models that \"auto\" tries".to_owned()));
+        }
+        for model in allowed {
             let request =
                 self.aliases.get(model).map_or_else(|| request.clone(), |alias| alias.fill(request));
             let model = self.aliases.get(model).map_or(model, |alias| &alias.model);
@@ -260,7 +276,7 @@ mod tests {
 
     fn plan(body: &str) -> Result<Vec<String>, (Code, Vec<String>)> {
         let request = serde_json::from_str(body).unwrap();
-        match catalog().plan(&request, &|_, _| Standing::default()) {
+        match catalog().plan(&request, &Limits::default(), &|_, _| Standing::default()) {
             Ok(plan) => Ok(plan.planned.into_iter().map(|one| one.taken.provider_model).collect()),
             Err(none) => Err((none.code, none.errors.into_iter().map(|error| error.pointer).collect())),
         }
@@ -296,7 +312,7 @@ mod tests {
     fn aliases_fill_in_what_the_caller_left_out() {
         let of = |body: &str| {
             catalog()
-                .plan(&serde_json::from_str(body).unwrap(), &|_, _| Standing::default())
+                .plan(&serde_json::from_str(body).unwrap(), &Limits::default(), &|_, _| Standing::default())
                 .unwrap()
                 .planned
                 .remove(0)
@@ -304,6 +320,34 @@ mod tests {
         assert_eq!(of(r#"{"prompt":"x","model":"twice"}"#).request.n, Some(2));
         let named = of(r#"{"prompt":"x","model":"twice","n":9}"#);
         assert_eq!((named.request.n, named.calls, named.price), (Some(9), 3, "0.09".parse().ok()));
+    }
+
+    #[test]
+    fn a_key_with_a_list_asks_for_what_is_on_it() {
+        let models = |models: &[&str], body: &str| {
+            let limits = Limits {
+                models: models.iter().map(|name| (*name).to_owned()).collect(),
+                ..Limits::default()
+            };
+            let plan =
+                catalog().plan(&serde_json::from_str(body).unwrap(), &limits, &|_, _| Standing::default());
+            plan.map(|plan| plan.planned[0].taken.provider_model.clone()).map_err(|none| none.code)
+        };
+        let (small, alias) = (r#"{"prompt":"x","model":"small"}"#, r#"{"prompt":"x","model":"twice"}"#);
+        let pinned = r#"{"prompt":"x","model":"b/B-small"}"#;
+        assert_eq!(models(&["large"], small), Err(Code::Forbidden));
+        assert_eq!(models(&["large"], alias), Err(Code::Forbidden));
+        assert_eq!(models(&["large"], pinned), Err(Code::Forbidden));
+        assert_eq!(models(&["small"], alias), Ok("A/small".into()));
+        assert_eq!(models(&["small"], pinned), Ok("B-small".into()));
+        assert_eq!(models(&["twice"], alias), Ok("A/small".into()));
+        assert_eq!(models(&["twice"], small), Err(Code::Forbidden));
+        assert_eq!(models(&["b/B-small"], small), Err(Code::Forbidden));
+        assert_eq!(models(&["small"], r#"{"prompt":"x","model":"nope"}"#), Err(Code::ValidationFailed));
+        // The first that "auto" tries is not on the list: the next one is.
+        let edit = r#"{"prompt":"x","images":[{"url":"https://e.example/a"}]}"#;
+        assert_eq!(models(&["large"], edit), Ok("B-large".into()));
+        assert_eq!(models(&["other"], edit), Err(Code::Forbidden));
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Inner {
     /// How long the task at this place in a lane's line waits for its turn, as far as can be told.
     pub(super) fn turn(&self, lane: &str, place: i64) -> Duration {
         let now = self.clock.now();
-        let limit = self.lanes.get(lane).map_or(1, |one| self.known.state(lane).limit(one.in_flight, now));
+        let limit = self.lane(lane).map_or(1, |one| self.known.state(lane).limit(one.in_flight, now));
         #[expect(clippy::cast_precision_loss, reason = "ten thousand at most")]
         let rounds = place as f64 / f64::from(limit);
         self.usual(lane).mul_f64(rounds)
@@ -105,5 +105,16 @@ impl Inner {
     /// How long a task usually takes at a provider.
     pub(super) fn usual(&self, lane: &str) -> Duration {
         Duration::from_secs_f64(self.observed.record(lane).p50.unwrap_or(USUAL_S).clamp(0.1, 3_600.0))
+    }
+}
+
+/// What a caller is told whose task the store did not take in: its key may not have more than `most` open.
+pub(super) fn no_place(error: StoreError, most: Option<u32>) -> Refusal {
+    match (error, most) {
+        (StoreError::Full, Some(most)) => {
+            let detail = format!("{most} tasks of this key have not ended yet, and it may have no more");
+            Refusal::Full(detail, spread(Duration::from_secs_f64(USUAL_S)))
+        }
+        (error, _) => error.into(),
     }
 }

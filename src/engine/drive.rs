@@ -50,7 +50,7 @@ impl Inner {
         if now >= task.deadline_at {
             return self.out_of_time(task, attempt).await;
         }
-        let Some((lane, handle)) = self.lanes.get(&attempt.provider).zip(attempt.handle.clone()) else {
+        let Some((lane, handle)) = self.lane(&attempt.provider).zip(attempt.handle.clone()) else {
             tracing::error!(task.id = %task.id, provider.id = attempt.provider, "the provider of a task at work is no longer configured");
             let later = now + Duration::from_mins(1);
             self.stay(task, None, later).await;
@@ -60,9 +60,9 @@ impl Inner {
         let next = (now + next_poll(&pace, task.state.tries)).min(task.deadline_at);
         let mut task = task;
         if task.state.stopping == Some(Stopping::Wanted) {
-            self.ask_to_stop(&mut task, lane, &handle).await;
+            self.ask_to_stop(&mut task, &lane, &handle).await;
         }
-        let answer = self.check(lane, &attempt, &handle, &task.request).await;
+        let answer = self.check(&lane, &attempt, &handle, &task.request).await;
         crash("poll.answered");
         match answer {
             Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,

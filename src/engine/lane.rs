@@ -120,7 +120,8 @@ impl Inner {
         let starting = self.starting();
         let in_flight = self.store.in_flight().await?;
         let now = self.clock.now();
-        let room = self.lanes.iter().map(|(id, lane)| {
+        let offered = self.offered.load();
+        let room = offered.lanes.iter().map(|(id, lane)| {
             let state = self.known.state(id);
             let limit = state.limit(lane.in_flight, now) as usize;
             let used = usize::try_from(in_flight.get(id).copied().unwrap_or(0)).unwrap_or(0)
@@ -142,7 +143,7 @@ impl Inner {
             return;
         }
         let (now, model) = (self.clock.now(), model.to_owned());
-        let configured = self.lanes.get(lane).map_or(1, |lane| lane.in_flight);
+        let configured = self.lane(lane).map_or(1, |lane| lane.in_flight);
         let before = self.known.state(lane);
         let noted =
             self.store.note_lane(lane, move |state| state.note(&model, outcome, configured, now)).await;
@@ -168,7 +169,8 @@ impl Inner {
         let (in_flight, queued) = (self.store.in_flight().await?, self.store.queued().await?);
         self.look_at_lanes().await?;
         let now = self.clock.now();
-        let lanes = self.lanes.iter().map(|(id, lane)| {
+        let offered = self.offered.load();
+        let lanes = offered.lanes.iter().map(|(id, lane)| {
             let (state, record) = (self.known.state(id), self.observed.record(id));
             LaneView {
                 id: id.clone(),

@@ -91,9 +91,9 @@ impl Inner {
             hint => hint,
         };
         let handle = attempt.handle.clone().or(hint);
-        let Some((handle, lane)) = handle.zip(self.lanes.get(&attempt.provider)) else { return Ok(None) };
+        let Some((handle, lane)) = handle.zip(self.lane(&attempt.provider)) else { return Ok(None) };
         let mut attempt = attempt.clone();
-        let found = match self.check(lane, &attempt, &handle, &task.request).await {
+        let found = match self.check(&lane, &attempt, &handle, &task.request).await {
             Ok(Progress::Done(done)) => {
                 attempt.handle = Some(handle);
                 self.late_pictures(attempt, done).await

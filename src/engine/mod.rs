@@ -3,6 +3,7 @@
 //! routes, `lane.rs` which provider accounts may be sent to just now.
 
 mod accept;
+mod allowed;
 mod bring;
 mod cancel;
 mod catalog;
@@ -13,6 +14,7 @@ mod gather;
 mod lane;
 mod late;
 mod observed;
+mod offered;
 mod pace;
 mod prepare;
 mod reconcile;
@@ -24,10 +26,11 @@ mod submit;
 mod tally;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +38,7 @@ pub use accept::{Acceptance, Caller, Refusal};
 pub use catalog::{Alias, Catalog, Entry};
 pub use deliver::WebhookSettings;
 pub use lane::LaneView;
+pub use offered::Offered;
 pub use route::{NoRoute, Plan, Planned, Rejected, Standing};
 
 use crate::blobs::Blobs;
@@ -88,10 +92,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Addresses of our own.
     pub links: Links,
-    /// What is on offer.
-    pub catalog: Catalog,
-    /// Who offers it, by provider id.
-    pub lanes: BTreeMap<String, Lane>,
+    /// What is on offer, and at whom.
+    pub offered: ArcSwap<Offered>,
     /// Numbers.
     pub settings: Settings,
 }
@@ -212,11 +214,6 @@ impl Engine {
     /// Whether nothing is sent to providers, by configuration.
     pub fn holds_submissions(&self) -> bool {
         self.inner.settings.hold_submissions
-    }
-
-    /// What is on offer.
-    pub fn catalog(&self) -> &Catalog {
-        &self.inner.catalog
     }
 
     /// The task's place in line, 0 once a provider is at work on it, and the seconds until its pictures can be expected.

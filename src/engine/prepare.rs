@@ -127,7 +127,7 @@ impl Inner {
     async fn hand_over(&self, file: StoredFile, carriers: &[Carrier]) -> Result<Input, Unfit> {
         for carrier in carriers {
             match carrier {
-                Carrier::Url if self.catalog.reachable => {
+                Carrier::Url if self.catalog().reachable => {
                     let (url, _) = self.links.signed(&file_path(file.id), self.clock.now());
                     return Ok(Input::Url(url));
                 }

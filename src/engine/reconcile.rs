@@ -57,7 +57,7 @@ impl Inner {
         if attempt.token_hash.is_none() || task.request.routing.on_unknown == Some(OnUnknown::Fail) {
             return now;
         }
-        let usual = self.lanes.get(&attempt.provider).map(|lane| lane.provider.pace().reconcile);
+        let usual = self.lane(&attempt.provider).map(|lane| lane.provider.pace().reconcile);
         let window = error.and_then(|error| error.window).or(usual).unwrap_or_default();
         (now + window).min(task.deadline_at)
     }
@@ -78,7 +78,7 @@ impl Inner {
             Some(hint) if self.is_bound(&attempt, &hint).await => None,
             hint => hint,
         };
-        let Some((handle, lane)) = hint.zip(self.lanes.get(&attempt.provider)) else {
+        let Some((handle, lane)) = hint.zip(self.lane(&attempt.provider)) else {
             if now < until {
                 self.wait_for_news(task, until).await;
             } else {
@@ -86,7 +86,7 @@ impl Inner {
             }
             return;
         };
-        match self.check(lane, &attempt, &handle, &task.request).await {
+        match self.check(&lane, &attempt, &handle, &task.request).await {
             Ok(Progress::Pending(_)) => {
                 attempt.handle = Some(handle);
                 attempt.state = AttemptState::Accepted;
@@ -126,8 +126,7 @@ impl Inner {
     /// The window is over: another attempt where that is allowed, else the honest answer.
     async fn give_up_looking(&self, task: Box<Task>, mut attempt: Attempt) {
         let now = self.clock.now();
-        let by_the_hour =
-            self.lanes.get(&attempt.provider).is_some_and(|lane| lane.provider.pace().by_the_hour);
+        let by_the_hour = self.lane(&attempt.provider).is_some_and(|lane| lane.provider.pace().by_the_hour);
         let verdict = if by_the_hour {
             Verdict::new(Billing::No, format!("{}; the server is paid by the hour", attempt.evidence))
         } else {

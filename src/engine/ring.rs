@@ -20,7 +20,7 @@ impl Engine {
         body: &[u8],
     ) -> Result<bool, StoreError> {
         let inner = &self.inner;
-        let Some(lane) = inner.lanes.get(provider) else { return Ok(false) };
+        let Some(lane) = inner.lane(provider) else { return Ok(false) };
         let Some(attempt) = inner.store.attempt_by_token(&sha256_hex(token.as_bytes())).await? else {
             return Ok(false);
         };

@@ -60,7 +60,7 @@ impl Inner {
             Err(unfit) => return self.unprepared(task, unfit).await,
         };
         let mut attempt = self.intent(&task, &planned);
-        let rings = self.catalog.reachable && !lane.provider.pace().reconcile.is_zero();
+        let rings = self.catalog().reachable && !lane.provider.pace().reconcile.is_zero();
         let hook = rings.then(|| self.links.hook(&attempt.provider, attempt.id));
         attempt.token_hash = hook.as_ref().map(|hook| hook.token_hash.clone());
         let callback = hook.map(|hook| Callback { url: hook.url, secret: hook.secret });
@@ -156,7 +156,7 @@ impl Inner {
                 attempt.state = AttemptState::Accepted;
                 attempt.handle = Some(pending.handle);
                 attempt.judge(Verdict::new(Billing::Unknown, "accepted; what it costs is known at the end"));
-                let pace = self.lanes.get(&attempt.provider).map(|lane| lane.provider.pace());
+                let pace = self.lane(&attempt.provider).map(|lane| lane.provider.pace());
                 task.state.cancels = pace.is_some_and(|pace| pace.cancels);
                 let pause = pace.map(|pace| pace.poll_after).unwrap_or_default();
                 let wake = (now + pause).min(task.deadline_at);
@@ -190,14 +190,14 @@ impl Inner {
         let mut opens: Option<Millis> = None;
         for candidate in task.state.candidates.iter_mut().filter(|one| !one.out) {
             let (provider, model) = (&candidate.route.provider, &candidate.route.provider_model);
-            let planned = self.catalog.replan(&task.request, &candidate.route);
-            let Some((planned, lane)) = planned.zip(self.lanes.get(provider)) else {
+            let planned = self.catalog().replan(&task.request, &candidate.route);
+            let Some((planned, lane)) = planned.zip(self.lane(provider)) else {
                 tracing::warn!(task.id = %task.id, provider.id = provider, model, "a planned route is gone");
                 candidate.out = true;
                 continue;
             };
             match self.way(provider, model, now) {
-                Way::Open => return Choice::Route(Box::new(planned), lane.clone()),
+                Way::Open => return Choice::Route(Box::new(planned), lane),
                 Way::Soon(until) if until < task.start_by => return Choice::Wait(until),
                 Way::Soon(until) | Way::Closed(until) => {
                     opens = Some(opens.map_or(until, |first| first.min(until)));

@@ -2,6 +2,7 @@
 //! Postgres alike (`backend.rs` holds what differs). What a write has answered for is durable.
 
 mod attempts;
+mod audit;
 mod backend;
 mod backlog;
 mod backup;
@@ -11,11 +12,14 @@ mod deliveries;
 mod events;
 mod files;
 mod images;
+mod keys;
 mod lanes;
 mod list;
 mod load;
 mod news;
 mod outbox;
+mod owner;
+mod places;
 mod queue;
 mod reach;
 mod settings;
@@ -28,6 +32,7 @@ mod writer;
 use std::sync::Arc;
 
 pub use attempts::Straggler;
+pub use audit::AuditFilter;
 pub use backend::Exclusive;
 pub use backlog::Backlog;
 pub use changes::{Changes, Watch};
@@ -54,6 +59,9 @@ pub enum StoreError {
     /// The lane takes no task at present; look again at this moment.
     #[error("the lane takes no task at present")]
     Closed(Millis),
+    /// The key has as many open tasks as it may; nothing was written.
+    #[error("the key has as many open tasks as it may")]
+    Full,
     /// The database did not answer, or refused to make the write durable. Nothing is promised.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Arc<sqlx::Error>),

@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
-use super::{Store, StoreError, attempts, deliveries, events, images, outbox, queue};
+use super::{Store, StoreError, attempts, deliveries, events, images, outbox, places, queue};
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::delivery::Delivery;
@@ -126,11 +126,17 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
 }
 
 impl Store {
-    /// Stores a new task with its parts durably, or finds the one its idempotency key belongs to.
-    pub async fn accept(&self, task: Task, parts: Vec<Task>) -> Result<Accepted, StoreError> {
+    /// Stores a new task with its parts durably, or finds the one its idempotency key belongs to. [`StoreError::Full`] and
+    /// nothing written when its key would have more than `most` open tasks, over all replicas.
+    pub async fn accept(
+        &self,
+        task: Task,
+        parts: Vec<Task>,
+        most: Option<u32>,
+    ) -> Result<Accepted, StoreError> {
         let owed = self.owed(&task, &[outbox::queued()], &[]).await?;
         let mail = !owed.is_empty();
-        let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, task, parts, owed))).await?;
+        let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, task, parts, owed, most))).await?;
         if let Accepted::Created(_) = accepted {
             self.changes.work_due();
             self.news.work_due();
@@ -191,10 +197,17 @@ async fn insert_all(
     task: Task,
     parts: Vec<Task>,
     owed: Vec<Delivery>,
+    most: Option<u32>,
 ) -> Result<Accepted, StoreError> {
     const LABEL: &str = "INSERT INTO task_labels (owner, label, task_id) VALUES ($1, $2, $3)";
+    if most.is_some() {
+        places::stand_in_line(&mut conn, &task.key).await?;
+    }
     let accepted = insert(&mut conn, task).await?;
     if let Accepted::Created(task) = &accepted {
+        if let Some(most) = most {
+            places::keep_within(&mut conn, &task.key, most).await?;
+        }
         for (name, value) in &task.request.metadata {
             on!(&mut conn, c => sqlx::query(LABEL)
                 .bind(&task.tenant).bind(outbox::label(name, value)).bind(task.id.to_string())

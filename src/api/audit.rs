@@ -1,0 +1,102 @@
+//! `GET /admin/audit`: who did what to the gateway, and who tried to.
+
+use axum::extract::State;
+use axum::http::{Method, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Api;
+use super::json::StrictQuery;
+use super::keyring::Keys;
+use super::page::{cursor, limit, page, read_cursor};
+use super::problem::{AdminOnly, ApiError, Common};
+use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::key::Key;
+use crate::store::AuditFilter;
+
+/// Acts by an id in their path that are written down when they succeed. Acts on keys and on the configuration write their
+/// own entries, with what they changed.
+const ACTS: [(&str, &str, &str); 4] = [
+    ("POST", "/webhooks/{id}/rotate", "webhook.rotate"),
+    ("POST", "/webhooks/secret/rotate", "webhook_secret.rotate"),
+    ("DELETE", "/webhooks/{id}", "webhook.remove"),
+    ("POST", "/webhooks/deliveries/{id}/redeliver", "delivery.redeliver"),
+];
+
+/// The name of the act a request to this route is, if it is one that is written down.
+pub(super) fn act(method: &Method, route: &str) -> Option<&'static str> {
+    ACTS.iter().find(|(verb, path, _)| *verb == method.as_str() && *path == route).map(|(.., act)| *act)
+}
+
+impl Keys {
+    /// Writes down that a key's bearer did something.
+    pub(super) async fn record(&self, act: &str, key: &Key, subject: Option<String>) {
+        let subject = subject.unwrap_or_else(|| key.tenant.clone());
+        let entry = Entry::new(self.ring.clock.as_ref(), actor(key), act, subject, Outcome::Done);
+        if let Err(error) = self.ring.store.audit(entry).await {
+            tracing::error!(%error, act, key.name = key.name, "an act could not be written into the audit");
+        }
+    }
+}
+
+/// A key as one who acts.
+pub(super) fn actor(key: &Key) -> Actor {
+    Actor { key: key.name.clone(), tenant: key.tenant.clone() }
+}
+
+/// Which entries, and how many.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListAudit {
+    /// Only this act.
+    #[param(example = "key.revoke")]
+    act: Option<String>,
+    /// Only by the key of this name.
+    key: Option<String>,
+    /// Only to this subject.
+    subject: Option<String>,
+    /// How many, 1 to 200.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<usize>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of the audit.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditPage {
+    /// The entries, newest first.
+    data: Vec<Entry>,
+    /// Whether there are older ones.
+    has_more: bool,
+    /// Where the next page begins.
+    next_cursor: Option<String>,
+}
+
+/// Read the audit
+///
+/// Every act of an admin (`key.create`, `key.rotate`, `key.revoke`, `config.reload`, …), what tenants did to their webhooks'
+/// secrets and deliveries, and what was tried in vain: `tenant.cross` (the id of another tenant's thing, which was answered
+/// like an unknown one) and `admin.refused`. Newest first. Entries are never changed, and kept for `audit.keep_days`.
+#[utoipa::path(
+    get, path = "/admin/audit", tag = "Admin", params(ListAudit),
+    responses((status = 200, description = "A page of the audit", body = AuditPage), AdminOnly, Common)
+)]
+pub(super) async fn list_audit(
+    State(api): State<Api>,
+    uri: Uri,
+    StrictQuery(query): StrictQuery<ListAudit>,
+) -> Result<Response, ApiError> {
+    let limit = limit(query.limit)?;
+    let filter = AuditFilter {
+        act: query.act,
+        key: query.key,
+        subject: query.subject,
+        cursor: query.cursor.as_deref().map(read_cursor).transpose()?,
+    };
+    let (data, has_more) = api.store.audit_entries(filter, limit).await?;
+    let next_cursor = data.last().filter(|_| has_more).map(|last| cursor(last.id));
+    let next = next_cursor.clone();
+    Ok(page(&AuditPage { data, has_more, next_cursor }, &uri, next.as_deref()))
+}
