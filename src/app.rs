@@ -18,7 +18,7 @@ use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::delivery::Schedule;
-use crate::domain::key::Key;
+use crate::domain::key::{Key, Limits};
 use crate::domain::link::Links;
 use crate::domain::secret::token;
 use crate::engine::{Alias, Catalog, Engine, Entry, Lane, Parts, Settings, WebhookSettings};
@@ -246,7 +246,11 @@ async fn open_keys(config: &Config, store: &Store) -> anyhow::Result<Keys> {
             name: key.name.clone(),
             tenant: key.tenant.clone(),
             role: key.role,
-            limits: Arc::default(),
+            limits: Arc::new(Limits {
+                daily_budget: key.daily_budget_usd,
+                budget: key.budget_usd,
+                ..Limits::default()
+            }),
         };
         (key.key.get().unwrap_or_default().to_owned(), known)
     });

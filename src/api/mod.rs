@@ -3,7 +3,9 @@
 
 mod attempts;
 mod auth;
+mod billing;
 mod cancel;
+mod csv;
 mod deliveries;
 mod docs;
 mod events;
@@ -20,8 +22,10 @@ mod picture;
 mod problem;
 mod providers;
 mod request_id;
+mod spend;
 mod task;
 mod tasks;
+mod usage;
 mod wait;
 mod webhooks;
 
@@ -103,6 +107,10 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .routes(routes!(providers::list_providers))
+        .routes(routes!(usage::get_usage))
+        .routes(routes!(spend::get_spend))
+        .routes(routes!(billing::list_judged))
+        .routes(routes!(billing::judge))
         .routes(routes!(hooks::ring))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

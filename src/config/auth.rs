@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::Secret;
 use crate::domain::key::Role;
+use crate::domain::money::Usd;
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "documented in config.example.toml")]
@@ -35,6 +36,8 @@ pub struct StaticKey {
     pub key: Secret,
     #[serde(default)]
     pub role: Role,
+    pub daily_budget_usd: Option<Usd>,
+    pub budget_usd: Option<Usd>,
 }
 
 fn default_tenant() -> String {

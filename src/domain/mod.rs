@@ -2,9 +2,11 @@
 
 pub mod attempt;
 mod books;
+pub mod budget;
 pub mod catalog;
 pub mod clock;
 pub mod code;
+pub mod day;
 pub mod delivery;
 pub mod file;
 pub mod fit;
@@ -12,6 +14,7 @@ pub mod id;
 pub mod image;
 pub mod key;
 pub mod lane;
+pub mod ledger;
 pub mod link;
 pub mod money;
 pub mod param;

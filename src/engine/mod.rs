@@ -12,6 +12,7 @@ mod drive;
 mod gather;
 mod lane;
 mod late;
+mod mark;
 mod observed;
 mod pace;
 mod prepare;
@@ -20,6 +21,7 @@ mod retry;
 mod ring;
 mod route;
 mod save;
+mod spend;
 mod submit;
 mod worker;
 

@@ -8,9 +8,9 @@ use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::id::{AttemptId, TaskId};
 
-const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, token_hash, look_at, started_at, detail) \
-     VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) \
-     ON CONFLICT (id) DO UPDATE SET state = excluded.state, handle = excluded.handle, detail = excluded.detail, \
+const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, token_hash, look_at, started_at, detail, billed) \
+     VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11) \
+     ON CONFLICT (id) DO UPDATE SET state = excluded.state, handle = excluded.handle, detail = excluded.detail, billed = excluded.billed, \
      look_at = CASE WHEN excluded.state IN ('succeeded', 'failed', 'no_image') THEN NULL \
      ELSE COALESCE(excluded.look_at, attempts.look_at) END";
 
@@ -31,12 +31,12 @@ pub(super) async fn put(conn: &mut Conn<'_>, attempt: &Attempt) -> Result<(), St
         .bind(attempt.id.to_string()).bind(attempt.task.to_string()).bind(i64::from(attempt.number))
         .bind(&attempt.provider).bind(attempt.state.as_str()).bind(&attempt.handle)
         .bind(&attempt.token_hash).bind(attempt.look_at.map(|at| at.0))
-        .bind(attempt.started_at.0).bind(json(attempt))
+        .bind(attempt.started_at.0).bind(json(attempt)).bind(attempt.billed.as_str())
         .execute(c).await.map(drop))?;
     Ok(())
 }
 
-fn read(detail: &str) -> Result<Attempt, StoreError> {
+pub(super) fn read(detail: &str) -> Result<Attempt, StoreError> {
     serde_json::from_str(detail).map_err(|e| StoreError::Unreadable(format!("attempt: {e}")))
 }
 
@@ -105,19 +105,24 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps what is known of an attempt its task has gone on without, unless its end is known already.
-    pub async fn leave_behind(&self, attempt: Attempt) -> Result<(), StoreError> {
-        const STATE: &str = "SELECT state FROM attempts WHERE id = $1";
+    /// Keeps what is known of an attempt its task has gone on without, unless its end is known already. What it was booked
+    /// as stays: that is set right when what it made is here.
+    pub async fn leave_behind(&self, mut attempt: Attempt) -> Result<(), StoreError> {
+        const BOOKED: &str = "SELECT detail FROM attempts WHERE id = $1";
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
                     let id = attempt.id.to_string();
-                    let state: Option<String> =
-                        on!(&mut conn, c => sqlx::query_scalar(STATE).bind(id).fetch_optional(c).await)?;
-                    if state.is_none_or(|state| !matches!(&*state, "succeeded" | "failed" | "no_image")) {
-                        put(&mut conn, &attempt).await?;
+                    let booked: Option<String> =
+                        on!(&mut conn, c => sqlx::query_scalar(BOOKED).bind(id).fetch_optional(c).await)?;
+                    if let Some(booked) = booked.as_deref().map(read).transpose()? {
+                        if booked.state.told() {
+                            return Ok(());
+                        }
+                        (attempt.billed, attempt.charged) = (booked.billed, booked.charged);
+                        attempt.evidence = booked.evidence;
                     }
-                    Ok(())
+                    put(&mut conn, &attempt).await
                 })
             })
             .await?;

@@ -10,12 +10,15 @@ mod events;
 mod files;
 mod images;
 mod lanes;
+mod ledger;
 mod list;
 mod news;
 mod outbox;
 mod queue;
 mod settings;
 mod tasks;
+mod unresolved;
+mod usage;
 mod webhooks;
 mod writer;
 
@@ -30,8 +33,11 @@ pub use events::EventRow;
 pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
 pub use tasks::{Accepted, Change};
+pub use unresolved::Judged;
+pub use usage::{Grouping, Usage, UsageFilter};
 pub use webhooks::Endpoint;
 
+use crate::domain::budget::Short;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::link::Links;
 use backend::Db;
@@ -45,6 +51,9 @@ pub enum StoreError {
     /// The lane takes no task at present; look again at this moment.
     #[error("the lane takes no task at present")]
     Closed(Millis),
+    /// A budget of the key does not cover the task; nothing was written.
+    #[error("{0}")]
+    OverBudget(Short),
     /// The database did not answer, or refused to make the write durable. Nothing is promised.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Arc<sqlx::Error>),
