@@ -163,6 +163,7 @@ impl Store {
         let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, new))).await?;
         if let Accepted::Created(_) = accepted {
             self.changes.work_due();
+            self.news.work_due();
             if mail {
                 self.changes.mail_due();
             }

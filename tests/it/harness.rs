@@ -40,7 +40,7 @@ pub struct Gateway {
     pub clock: Arc<TestClock>,
     pub simulator: Simulator,
     pub app: App,
-    config: Config,
+    pub config: Config,
     time: Arc<dyn Clock>,
     folder: TempDir,
     http: reqwest::Client,
@@ -158,12 +158,18 @@ impl Gateway {
 
     /// The gateway stopped and started again, over the same database and the same pictures.
     pub async fn restart(self) -> Self {
+        self.restart_after(async |_| {}).await
+    }
+
+    /// The same, after something was done with its configuration while it was down.
+    pub async fn restart_after(mut self, act: impl AsyncFnOnce(&mut Config)) -> Self {
         self.stop.cancel();
         self.app.close().await;
         self.tasks.close();
         self.tasks.wait().await;
         // With the last handle on it the database is free again.
         drop(self.app);
+        act(&mut self.config).await;
         Self::open(self.config, self.simulator, self.folder, self.clock, self.time).await
     }
 
@@ -305,6 +311,11 @@ impl Gateway {
         self.folder.path()
     }
 
+    /// Where its database is.
+    pub fn store_url(&self) -> &str {
+        &self.config.store.url
+    }
+
     /// Runs a statement on the gateway's database, beside it.
     pub async fn sql(&self, statement: &'static str) {
         use sqlx::Connection;
@@ -352,7 +363,7 @@ async fn store_url(db: Db, folder: &TempDir) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test runner names the database here")]
-async fn fresh_postgres() -> String {
+pub async fn fresh_postgres() -> String {
     let url = std::env::var("TEST_POSTGRES_URL").expect(
         "TEST_POSTGRES_URL is not set: run script/test, which brings a Postgres of its own. A suite that quietly skips a database is a defect.",
     );
@@ -370,7 +381,7 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
     let blobs = folder.path().join("blobs");
     let text = format!(
         "[auth]\npepper = \"test-pepper\"\n\
-         keys = [{{ name = \"test\", key = \"{KEY}\", role = \"admin\" }}, {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
+         [[auth.keys]]\nname = \"test\"\nkey = \"{KEY}\"\nrole = \"admin\"\n[[auth.keys]]\nname = \"other\"\ntenant = \"other\"\nkey = \"{OTHER_KEY}\"\n\
          [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n\
          [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n",
         blobs.display()

@@ -4,6 +4,7 @@
 mod accept;
 mod breadth;
 mod callbacks;
+mod clocks;
 mod events;
 mod filters;
 mod harness;
@@ -13,6 +14,7 @@ mod process;
 mod recorder;
 mod retries;
 mod sink;
+mod transfer;
 mod webhooks;
 mod webhooks_hostile;
 mod wire;
