@@ -2,7 +2,9 @@
 #![cfg(test)]
 
 mod accept;
+mod billing;
 mod breadth;
+mod budgets;
 mod callbacks;
 mod clocks;
 mod events;
@@ -10,11 +12,14 @@ mod filters;
 mod harness;
 mod journey;
 mod lanes;
+mod ledger;
 mod process;
+mod proof;
 mod recorder;
 mod retries;
 mod sink;
 mod transfer;
+mod usage;
 mod webhooks;
 mod webhooks_hostile;
 mod wire;
