@@ -45,13 +45,12 @@ impl Inner {
             return Err(Refusal::TooLate(Code::AlreadyFinished, detail));
         }
         let mut after = before.clone();
-        after.judge(Verdict {
-            evidence: format!("{}; {}", verdict.evidence, before.evidence),
-            ..verdict.clone()
-        });
+        let evidence = format!("{}; {}", verdict.evidence, before.evidence);
+        let verdict = Verdict { evidence, ..verdict.clone() };
+        after.judge(verdict.clone());
         let entries = task.rebook(&before, &after, EntryKind::Mark).into_iter().collect();
         let whole = self.whole(&task, &before, &after).await?;
-        let change = Change { attempt: Some(after.clone()), entries, whole, ..Change::of(Box::new(task)) };
+        let change = Change { verdict: Some((id, verdict)), entries, whole, ..Change::of(Box::new(task)) };
         self.store.save(change).await?;
         Ok((after, true))
     }

@@ -112,6 +112,7 @@ impl Inner {
             let change = Change {
                 task: next,
                 attempt: step.attempt.clone(),
+                verdict: None,
                 images: step.images.clone(),
                 notices: told.into_iter().collect(),
                 gate: step.gate.clone(),

@@ -3,6 +3,7 @@
 use super::accept::Refusal;
 use super::retry::SENDS_IN_ALL;
 use super::route::Plan;
+use crate::domain::attempt::Billing;
 use crate::domain::code::Code;
 use crate::domain::money::Usd;
 use crate::domain::request::OnUnknown;
@@ -46,7 +47,7 @@ pub(super) fn may_spend(task: &Task, price: Option<Usd>) -> bool {
     match (task.request.routing.max_cost_usd, price) {
         (Some(most), Some(price)) => cost.settled + cost.unresolved + price <= most,
         (Some(_), None) => false,
-        (None, _) => task.billed() == crate::domain::attempt::Billing::No,
+        (None, _) => task.billed() == Billing::No,
     }
 }
 

@@ -4,7 +4,7 @@ use super::backend::{Conn, on};
 use super::claim::count;
 use super::tasks::json;
 use super::{Store, StoreError};
-use crate::domain::attempt::Attempt;
+use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::id::{AttemptId, TaskId};
 
@@ -34,6 +34,25 @@ pub(super) async fn put(conn: &mut Conn<'_>, attempt: &Attempt) -> Result<(), St
         .bind(attempt.started_at.0).bind(json(attempt)).bind(attempt.billed.as_str())
         .execute(c).await.map(drop))?;
     Ok(())
+}
+
+/// Enters what was found out about an attempt of unknown billing; what else was learned of it in the meantime stays.
+pub(super) async fn judge(conn: &mut Conn<'_>, id: AttemptId, verdict: Verdict) -> Result<(), StoreError> {
+    let unknown = locked(conn, id).await?.filter(|attempt| attempt.billed == Billing::Unknown);
+    let mut attempt = unknown.ok_or(StoreError::Stale)?;
+    attempt.judge(verdict);
+    put(conn, &attempt).await
+}
+
+/// An attempt that nobody else changes before the transaction ends.
+async fn locked(conn: &mut Conn<'_>, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
+    let sql = conn.pick(
+        "SELECT detail FROM attempts WHERE id = $1",
+        "SELECT detail FROM attempts WHERE id = $1 FOR UPDATE",
+    );
+    let detail: Option<String> =
+        on!(conn, c => sqlx::query_scalar(sql).bind(id.to_string()).fetch_optional(c).await)?;
+    detail.as_deref().map(read).transpose()
 }
 
 pub(super) fn read(detail: &str) -> Result<Attempt, StoreError> {
@@ -108,14 +127,10 @@ impl Store {
     /// Keeps what is known of an attempt its task has gone on without, unless its end is known already. What it was booked
     /// as stays: that is set right when what it made is here.
     pub async fn leave_behind(&self, mut attempt: Attempt) -> Result<(), StoreError> {
-        const BOOKED: &str = "SELECT detail FROM attempts WHERE id = $1";
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
-                    let id = attempt.id.to_string();
-                    let booked: Option<String> =
-                        on!(&mut conn, c => sqlx::query_scalar(BOOKED).bind(id).fetch_optional(c).await)?;
-                    if let Some(booked) = booked.as_deref().map(read).transpose()? {
+                    if let Some(booked) = locked(&mut conn, attempt.id).await? {
                         if booked.state.told() {
                             return Ok(());
                         }

@@ -3,11 +3,13 @@
 
 use super::backend::{Conn, on};
 use super::{Store, StoreError};
+use crate::domain::attempt::Billing;
 use crate::domain::clock::Millis;
 use crate::domain::day::Day;
 use crate::domain::id::EntryId;
 use crate::domain::key::Limits;
 use crate::domain::ledger::{Balance, Entry};
+use crate::domain::money::Usd;
 use crate::domain::task::Task;
 
 /// The row of all days together.
@@ -95,7 +97,7 @@ pub(super) async fn enter(conn: &mut Conn<'_>, lines: &[Line], at: Millis) -> Re
             .bind(line.id.to_string()).bind(at.0).bind(&line.tenant).bind(&line.key).bind(&line.task)
             .bind(line.task_at.0).bind(&attempt).bind(attempt.as_ref().unwrap_or(&line.task))
             .bind(entry.kind.as_str()).bind(&entry.provider).bind(&line.model)
-            .bind(entry.billed.map(|billed| billed.as_str())).bind(entry.estimated.map(|usd| usd.nanos()))
+            .bind(entry.billed.map(Billing::as_str)).bind(entry.estimated.map(Usd::nanos))
             .bind(change.reserved.nanos()).bind(change.unresolved.nanos()).bind(change.settled.nanos())
             .execute(c).await.map(|done| done.rows_affected()))?;
         if put == 0 {
@@ -140,7 +142,7 @@ async fn shift_one(
 /// Whether the key's budgets cover the task that these lines open: else nothing of it is to be kept.
 pub(super) fn covered(limits: &Limits, lines: &[Line], sums: &Sums) -> Result<(), StoreError> {
     let needed = lines.iter().map(|line| line.entry.change.reserved).sum();
-    if !limits.budgeted() || needed == crate::domain::money::Usd::ZERO {
+    if !limits.budgeted() || needed == Usd::ZERO {
         return Ok(());
     }
     let (Some(today), Some(total)) = (sums.today, sums.total) else {
@@ -149,8 +151,7 @@ pub(super) fn covered(limits: &Limits, lines: &[Line], sums: &Sums) -> Result<()
     limits.short(today, total, needed).map_or(Ok(()), |short| Err(StoreError::OverBudget(short)))
 }
 
-pub(super) fn balance(reserved: i64, unresolved: i64, settled: i64) -> Balance {
-    use crate::domain::money::Usd;
+fn balance(reserved: i64, unresolved: i64, settled: i64) -> Balance {
     Balance {
         reserved: Usd::from_nanos(reserved),
         unresolved: Usd::from_nanos(unresolved),

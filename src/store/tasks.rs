@@ -8,11 +8,11 @@ use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
 use super::ledger::Line;
 use super::{Store, StoreError, attempts, deliveries, events, images, ledger, outbox, queue};
-use crate::domain::attempt::Attempt;
+use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::day::Day;
 use crate::domain::delivery::Delivery;
-use crate::domain::id::TaskId;
+use crate::domain::id::{AttemptId, TaskId};
 use crate::domain::image::StoredImage;
 use crate::domain::key::Limits;
 use crate::domain::ledger::Entry;
@@ -56,6 +56,8 @@ pub struct Change {
     pub task: Box<Task>,
     /// An attempt to write or write anew.
     pub attempt: Option<Attempt>,
+    /// What was found out about an attempt of unknown billing, whatever else its row says.
+    pub verdict: Option<(AttemptId, Verdict)>,
     /// Pictures that are durable.
     pub images: Vec<StoredImage>,
     /// What callers are told.
@@ -74,6 +76,7 @@ impl Change {
         Self {
             task,
             attempt: None,
+            verdict: None,
             images: Vec::new(),
             notices: Vec::new(),
             gate: None,
@@ -297,6 +300,9 @@ async fn update(
     }
     if let Some(attempt) = change.attempt {
         attempts::put(&mut conn, &attempt).await?;
+    }
+    if let Some((attempt, verdict)) = change.verdict {
+        attempts::judge(&mut conn, attempt, verdict).await?;
     }
     for image in &change.images {
         images::put(&mut conn, &id, image).await?;

@@ -15,7 +15,6 @@ pub struct Line {
     pub key_name: String,
     pub task_at: i64,
     pub kind: String,
-    pub provider: String,
     pub billed: Option<String>,
     pub reserved: i64,
     pub unresolved: i64,
@@ -48,8 +47,7 @@ where
 
 /// All of the ledger, in the order it was written.
 pub async fn lines(gateway: &Gateway) -> Vec<Line> {
-    let columns =
-        "task_id, attempt_id, key_name, task_at, kind, provider, billed, reserved, unresolved, settled";
+    let columns = "task_id, attempt_id, key_name, task_at, kind, billed, reserved, unresolved, settled";
     rows(gateway, &format!("SELECT {columns} FROM ledger ORDER BY at, id")).await
 }
 
