@@ -49,6 +49,15 @@ impl<'w> Family<'w> {
         self.tasks.iter().find(|task| task.parent_id.is_none()).copied()
     }
 
+    /// What the ledger says of it: reserved, unresolved, settled.
+    fn ledger(&self, world: &World) -> [i64; 3] {
+        let ids: BTreeSet<&str> = self.tasks.iter().map(|task| task.id.as_str()).collect();
+        let own = world.rows.books.iter().filter(|book| ids.contains(book.task_id.as_str()));
+        own.fold([0; 3], |[reserved, unresolved, settled], book| {
+            [reserved + book.reserved, unresolved + book.unresolved, settled + book.settled]
+        })
+    }
+
     /// How many upstream calls serve it: its parts, or itself.
     fn calls(&self) -> usize {
         self.tasks.iter().filter(|task| task.parent_id.is_some()).count().max(1)
@@ -188,6 +197,16 @@ pub fn books_agree(world: &World, families: &Families) -> Finding {
         let charged: i64 = family.attempts.iter().map(|one| nanos(&one.detail()["charged"])).sum();
         finding.check(settled == charged, || {
             format!("{}: settled {settled}, but its attempts were charged {charged}", family.token)
+        });
+        let [reserved, maybe, booked] = family.ledger(world);
+        finding.check(booked == settled && maybe == unresolved, || {
+            format!(
+                "{}: settled {settled}, unresolved {unresolved}, but its ledger says {booked} and {maybe}",
+                family.token
+            )
+        });
+        finding.check(reserved == 0 || !whole.terminal(), || {
+            format!("{}: {reserved} are set aside for a task that has ended", family.token)
         });
         for attempt in family.attempts.iter().filter(|_| whole.terminal()) {
             let open = ["intent", "accepted", "unknown"].contains(&attempt.state.as_str());

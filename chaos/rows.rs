@@ -50,6 +50,15 @@ pub struct EventRow {
     pub name: String,
 }
 
+/// What the ledger's lines of a task come to, in nano-dollars.
+#[derive(Debug, Clone, Default, FromRow)]
+pub struct BookRow {
+    pub task_id: String,
+    pub reserved: i64,
+    pub unresolved: i64,
+    pub settled: i64,
+}
+
 /// Everything the checker wants from the database.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
@@ -57,6 +66,7 @@ pub struct Rows {
     pub attempts: Vec<AttemptRow>,
     pub images: Vec<ImageRow>,
     pub events: Vec<EventRow>,
+    pub books: Vec<BookRow>,
     /// Hashes of callers' input images.
     pub files: Vec<String>,
     /// What the database's own check of itself found wrong.
@@ -144,11 +154,15 @@ impl Db {
              ORDER BY started_at, id";
         const IMAGES: &str = "SELECT task_id, sha256 FROM images ORDER BY task_id, position";
         const EVENTS: &str = "SELECT task_id, seq, name FROM events ORDER BY task_id, seq";
+        const BOOKS: &str = "SELECT task_id, CAST(SUM(reserved) AS BIGINT) AS reserved, \
+             CAST(SUM(unresolved) AS BIGINT) AS unresolved, CAST(SUM(settled) AS BIGINT) AS settled \
+             FROM ledger GROUP BY task_id";
         Ok(Rows {
             tasks: on!(self, pool => sqlx::query_as(TASKS).fetch_all(pool)),
             attempts: on!(self, pool => sqlx::query_as(ATTEMPTS).fetch_all(pool)),
             images: on!(self, pool => sqlx::query_as(IMAGES).fetch_all(pool)),
             events: on!(self, pool => sqlx::query_as(EVENTS).fetch_all(pool)),
+            books: on!(self, pool => sqlx::query_as(BOOKS).fetch_all(pool)),
             files: on!(self, pool => sqlx::query_scalar("SELECT sha256 FROM files").fetch_all(pool)),
             unsound: self.unsound().await?,
         })

@@ -4,7 +4,7 @@
 use crate::checker::judge;
 use crate::journal::Note;
 use crate::ledger::{Reception, count, token};
-use crate::rows::{AttemptRow, EventRow, ImageRow, Rows, TaskRow};
+use crate::rows::{AttemptRow, BookRow, EventRow, ImageRow, Rows, TaskRow};
 use crate::sink::{Delivery, verifies};
 use crate::table::{expected, points};
 use crate::world::{Pictures, World};
@@ -58,6 +58,7 @@ fn sound() -> World {
             attempts: vec![attempt],
             images: vec![ImageRow { task_id: "task_1".into(), sha256: HASH.into() }],
             events: events.collect(),
+            books: vec![BookRow { task_id: "task_1".into(), settled: 2_000_000, ..BookRow::default() }],
             ..Rows::default()
         },
         pictures: Pictures { files: [(HASH.to_owned(), HASH.to_owned())].into(), ..Pictures::default() },
@@ -272,8 +273,12 @@ fn books_that_disagree_are_seen() {
     let unknown = |world: &mut World| {
         world.rows.tasks[0].state = r#"{"cost":{"settled":"0","unresolved":"0.002"}}"#.into();
         world.rows.attempts[0].detail = r#"{"billed":"unknown","charged":null}"#.into();
+        (world.rows.books[0].settled, world.rows.books[0].unresolved) = (0, 2_000_000);
     };
     assert_eq!(broken(unknown), [""; 0]);
+    assert_eq!(broken(|world| world.rows.books.clear()), ["V8"]);
+    assert_eq!(broken(|world| world.rows.books[0].unresolved = 1), ["V8"]);
+    assert_eq!(broken(|world| world.rows.books[0].reserved = 1), ["V8"]);
 }
 
 #[test]

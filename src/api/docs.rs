@@ -30,6 +30,7 @@ pub(super) fn about() -> OpenApi {
         ("Files", "Input images and masks"),
         ("Webhooks", "Be told, signed and at least once"),
         ("Catalogue", "What can be asked for, and of whom"),
+        ("Usage", "What was made, and what it cost"),
         ("Admin", "Who may come in, how much, and who did what; for keys with the role `admin`"),
         ("Operation", "Whether the gateway is well"),
     ];

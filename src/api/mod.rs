@@ -5,7 +5,9 @@ mod allowance;
 mod attempts;
 mod audit;
 mod auth;
+mod billing;
 mod cancel;
+mod csv;
 mod deliveries;
 mod docs;
 mod events;
@@ -31,9 +33,11 @@ mod providers;
 mod reload;
 mod request_id;
 mod shed;
+mod spend;
 mod task;
 mod tasks;
 mod tries;
+mod usage;
 mod wait;
 mod webhooks;
 
@@ -134,6 +138,10 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .routes(routes!(providers::list_providers))
+        .routes(routes!(usage::get_usage))
+        .routes(routes!(spend::get_spend))
+        .routes(routes!(billing::list_judged))
+        .routes(routes!(billing::judge))
         .routes(routes!(hooks::ring))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::rotate_key))

@@ -78,7 +78,7 @@ impl From<Refusal> for ApiError {
                 error
             }
             Refusal::NotFound => Self::not_found(),
-            Refusal::TooLate(code, detail) => Self::new(code, detail),
+            Refusal::TooLate(code, detail) | Refusal::NoMoney(code, detail) => Self::new(code, detail),
             Refusal::AllOpen(wait) => Self::later(Code::NoProviderAvailable, refusal.to_string(), wait),
             Refusal::Full(detail, wait) => Self::later(Code::QueueFull, detail, wait),
             Refusal::Store(error) => error.into(),
@@ -193,7 +193,7 @@ responses! { AdminOnly,
 
 responses! { WithBody,
     "400" InvalidJson "The body is not JSON, or a header is malformed";
-    "402" MaxCostExceeded "The price is unknown or above `max_cost_usd`";
+    "402" MaxCostExceeded "The price is unknown, above `max_cost_usd`, or not covered by the key's budget";
     "413" PayloadTooLarge "The body is too large";
     "415" UnsupportedMediaType "The content type is not `application/json`";
     "422" ValidationFailed "The request is not valid, no route can serve it, or the idempotency key was used for another body";

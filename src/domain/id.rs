@@ -65,6 +65,8 @@ ids! {
     AttemptId = "att", "att_01k9zq5s4m8v2c6x0b3n7d1f5g";
     /// An input image or mask in custody.
     FileId = "file", "file_01k9zq5s4m8v2c6x0b3n7d1f5g";
+    /// A line of the ledger.
+    EntryId = "led", "led_01k9zq5s4m8v2c6x0b3n7d1f5g";
     /// A managed API key.
     KeyId = "key", "key_01k9zq5s4m8v2c6x0b3n7d1f5g";
     /// An event, also the `webhook-id` under which it is delivered.

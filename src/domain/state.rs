@@ -99,6 +99,12 @@ pub struct Cost {
     pub settled: Usd,
     /// What attempts of unknown billing may have cost.
     pub unresolved: Usd,
+    /// What is set aside for what it may yet spend.
+    #[serde(default)]
+    pub reserved: Usd,
+    /// Whether its key has a budget: then no attempt goes beyond what is set aside.
+    #[serde(default)]
+    pub budgeted: bool,
 }
 
 /// How far calling off a task has come.

@@ -193,6 +193,8 @@ pub struct LateView {
 pub struct CostView {
     /// By the catalogue; `null` when no price is known.
     pub estimated_usd: Option<Usd>,
+    /// What is set aside for what it may yet spend; 0 once it has ended.
+    pub reserved_usd: Option<Usd>,
     /// What was charged; `null` while that is not known.
     pub actual_usd: Option<Usd>,
     /// Whether a provider charged.
@@ -348,9 +350,10 @@ fn picture(task: &Task, image: &StoredImage, links: &Links, now: Millis) -> Imag
 
 fn cost(task: &Task) -> CostView {
     let cost = task.state.cost;
-    let settled = task.phase.terminal() && task.billed() != Billing::Unknown;
+    let settled = task.phase.terminal() && task.billed() != Billing::Unknown && cost.unresolved == Usd::ZERO;
     CostView {
         estimated_usd: cost.estimated,
+        reserved_usd: cost.bound.map(|_| cost.reserved),
         actual_usd: settled.then_some(cost.settled),
         // Until something is known, a task that was sent may have been charged for.
         billed: match (task.state.billed, task.phase) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::crowd::no_place;
 use super::route::{NoRoute, Plan};
+use super::spend::{self, keep_priced, reservation};
 use super::{Engine, Inner};
 use crate::chaos::{crash, planted};
 use crate::domain::code::Code;
@@ -65,6 +66,9 @@ pub enum Refusal {
     /// As many tasks are open as may be.
     #[error("{0}")]
     Full(String, Duration),
+    /// The key has a budget that does not cover it, or cannot be kept.
+    #[error("{1}")]
+    NoMoney(Code, String),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -121,9 +125,10 @@ impl Engine {
         idempotency_key: Option<String>,
         fingerprint: String,
     ) -> Result<Acceptance, Refusal> {
-        let plan = self.plan(&caller, &request).map_err(Refusal::NoRoute)?;
+        let mut plan = self.plan(&caller, &request).map_err(Refusal::NoRoute)?;
         let key = Origin { caller, idempotency: idempotency_key, fingerprint };
-        if let Some(refusal) = self.inner.no_room(&key, &plan) {
+        let unpriced = if key.caller.limits.budgeted() { keep_priced(&mut plan) } else { None };
+        if let Some(refusal) = unpriced.or_else(|| self.inner.no_room(&key, &plan)) {
             // What was taken in before is answered, however full the house is.
             return match (refusal, &key.idempotency) {
                 (refusal, None) => Err(refusal),
@@ -133,18 +138,21 @@ impl Engine {
                 }
             };
         }
-        let tenant = key.caller.tenant.clone();
-        let most = key.caller.limits.concurrent_tasks;
+        let (tenant, limits) = (key.caller.tenant.clone(), Arc::clone(&key.caller.limits));
+        let most = limits.concurrent_tasks;
         let (task, parts) = self.inner.divide(key, plan)?;
         crash("accept.received");
         if planted("early_202") {
             let (store, early) = (self.inner.store.clone(), task.clone());
-            self.inner.tracker.spawn(async move { store.accept(early, parts, None).await });
+            self.inner.tracker.spawn(async move { store.accept(early, parts, limits).await });
             return Ok(Acceptance { task, replayed: false });
         }
-        let accepted = self.inner.store.accept(task, parts, most).await;
+        let accepted = self.inner.store.accept(task, parts, limits).await;
         crash("accept.committed");
-        let accepted = accepted.map_err(|error| no_place(error, most))?;
+        let accepted = accepted.map_err(|error| match error {
+            StoreError::OverBudget(_) => spend::refusal(error),
+            error => no_place(error, most),
+        })?;
         match accepted {
             Accepted::Created(task) => {
                 self.inner.crowd.entered(&tenant);
@@ -188,12 +196,17 @@ impl Inner {
             let share = |most: Usd| Usd::from_nanos(most.nanos() / i64::from(wanted) * i64::from(count));
             request.routing.max_cost_usd = request.routing.max_cost_usd.map(share);
             // Asking for fewer pictures can only open routes, never close the one that was found.
-            let plan = self.plan(&caller.limits, &request).map_err(Refusal::NoRoute)?;
+            let mut plan = self.plan(&caller.limits, &request).map_err(Refusal::NoRoute)?;
+            if caller.limits.budgeted() {
+                keep_priced(&mut plan).map_or(Ok(()), Err)?;
+            }
             let key = Origin { caller: caller.clone(), idempotency: None, fingerprint: String::new() };
             let mut part = self.new_task(key, plan);
             part.parent = Some(whole.id);
+            part.created_at = whole.created_at;
             parts.push(part);
         }
+        whole.state.cost.reserved = parts.iter().map(|part| part.state.cost.reserved).sum();
         whole.phase = Phase::Gathering;
         whole.wake_at = None;
         whole.state.parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
@@ -203,6 +216,7 @@ impl Inner {
     fn new_task(&self, key: Origin, plan: Plan) -> Task {
         let Origin { caller, idempotency, fingerprint } = key;
         let now = self.clock.now();
+        let reserved = reservation(&plan);
         let request = plan.request;
         let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
         let deadline_at = now + seconds(request.deadline_s).unwrap_or(self.settings.deadline);
@@ -214,7 +228,9 @@ impl Inner {
             adjustments: first.adjustments.clone(),
             cost: Cost {
                 estimated: first.price,
-                bound: request.routing.max_cost_usd.or(first.price),
+                bound: request.routing.max_cost_usd.or(reserved),
+                reserved: reserved.unwrap_or_default(),
+                budgeted: caller.limits.budgeted(),
                 ..Cost::default()
             },
             candidates: plan

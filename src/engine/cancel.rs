@@ -1,5 +1,6 @@
 //! Calls tasks off. What has not been sent costs nothing to call off; a provider at work is asked to stop where it can be.
 
+use super::gather::add_up;
 use super::{Engine, Inner, Refusal};
 use crate::chaos::planted;
 use crate::domain::code::Code;
@@ -32,7 +33,7 @@ impl Engine {
             return Err(refused);
         }
         // It is over once its last part is: that part rings, and what was paid for is not lost sight of.
-        if inner.store.parts(id).await?.iter().all(|part| part.phase.terminal()) {
+        if inner.store.parts(id).await?.iter().all(|part| part.phase == Phase::Canceled) {
             match inner.cancel_one(id).await {
                 Err(Refusal::TooLate(..)) => {}
                 canceled => return canceled,
@@ -51,7 +52,8 @@ impl Inner {
                 task.phase = Phase::Queued;
             }
             match task.phase {
-                Phase::Queued | Phase::Gathering => {}
+                Phase::Queued => {}
+                Phase::Gathering => add_up(&mut task, &self.store.parts(id).await?),
                 // Asked, the provider may agree; what becomes of the task is known when it has answered.
                 Phase::Waiting if task.state.cancels => {
                     task.state.stopping = Some(Stopping::Wanted);

@@ -81,6 +81,7 @@ impl Inner {
 /// The parts' bills are the task's.
 pub(super) fn add_up(task: &mut Task, parts: &[Task]) {
     let sum = |of: fn(&Task) -> Usd| parts.iter().map(of).sum();
+    task.state.cost.reserved = sum(|part| part.state.cost.reserved);
     task.state.cost.settled = sum(|part| part.state.cost.settled);
     task.state.cost.unresolved = sum(|part| part.state.cost.unresolved);
     let any = |billed: Billing| parts.iter().any(|part| part.state.billed == Some(billed));

@@ -13,6 +13,7 @@ use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::id::TaskId;
 use crate::domain::image::{ImageKind, StoredImage};
+use crate::domain::ledger::EntryKind;
 use crate::domain::task::{Event, Late, Output, Source, Task};
 use crate::providers::{Done, Kind, MadeSource, Progress};
 use crate::store::{Change, StoreError, Straggler};
@@ -53,9 +54,7 @@ impl Inner {
     pub(super) async fn look_for(&self, straggler: Straggler) {
         let (now, id) = (self.clock.now(), straggler.attempt.id);
         let looked = match self.find(&straggler).await {
-            Ok(Some(Found::End(attempt, pictures))) => {
-                self.enter_late(&straggler.attempt, *attempt, &pictures).await
-            }
+            Ok(Some(Found::End(attempt, pictures))) => self.enter_late(*attempt, &pictures).await,
             Ok(Some(Found::Nothing(pause))) if now.since(straggler.attempt.started_at) < LOOK_FOR => {
                 self.store.look_again(id, straggler.leased_until, Some(now + pause)).await
             }
@@ -164,7 +163,6 @@ impl Inner {
     /// Enters a late end into the books of its task, and of the task it is a part of.
     async fn enter_late(
         &self,
-        before: &Attempt,
         mut after: Attempt,
         pictures: &[(Saved, ImageKind)],
     ) -> Result<(), StoreError> {
@@ -173,9 +171,9 @@ impl Inner {
         crash("late.found");
         // The whole first: should this process end in between, the attempt is looked for again and the whole knows it.
         if let Some(whole) = task.parent {
-            self.attach(whole, before, &after, pictures, false).await?;
+            self.attach(whole, &after, pictures, false).await?;
         }
-        self.attach(task.id, before, &after, pictures, true).await?;
+        self.attach(task.id, &after, pictures, true).await?;
         super::tally::late(&after, pictures.iter().map(|(saved, _)| saved.bytes));
         tracing::warn!(
             task.id = %task.id, provider.id = after.provider, images = pictures.len(), billed = after.billed.as_str(),
@@ -187,27 +185,27 @@ impl Inner {
     async fn attach(
         &self,
         id: TaskId,
-        before: &Attempt,
         after: &Attempt,
         here: &[(Saved, ImageKind)],
         closes: bool,
     ) -> Result<(), StoreError> {
         loop {
             let Some(mut task) = self.store.task(id).await? else { return Ok(()) };
-            if self.store.attempt(after.id).await?.is_none_or(|attempt| attempt.state.told()) {
+            // As it is by now: an operator may have said in the meantime whether it was charged.
+            let Some(before) = self.store.attempt(after.id).await?.filter(|now| !now.state.told()) else {
                 // Another look was quicker.
                 return Ok(());
-            }
+            };
             let known = task.state.late.iter().any(|late| late.attempt == after.id);
-            let (mut images, mut told) = (Vec::new(), None);
+            let kind = if after.billed == Billing::No { EntryKind::Refund } else { EntryKind::Late };
+            let (mut images, mut told, mut entries) = (Vec::new(), None, Vec::new());
             if closes {
-                task.rebook(before, after);
+                entries.extend(task.rebook(&before, after, kind));
             } else {
                 let mut parts = self.store.parts(id).await?;
-                parts
-                    .iter_mut()
-                    .filter(|part| part.id == after.task)
-                    .for_each(|part| part.rebook(before, after));
+                for part in parts.iter_mut().filter(|part| part.id == after.task) {
+                    part.rebook(&before, after, kind);
+                }
                 add_up(&mut task, &parts);
             }
             if !known && !here.is_empty() {
@@ -226,8 +224,13 @@ impl Inner {
                 told = notice;
             }
             let attempt = closes.then(|| after.clone());
-            let change =
-                Change { attempt, images, notices: told.into_iter().collect(), ..Change::of(Box::new(task)) };
+            let change = Change {
+                attempt,
+                images,
+                entries,
+                notices: told.into_iter().collect(),
+                ..Change::of(Box::new(task))
+            };
             match self.store.save(change).await {
                 Err(StoreError::Stale) => {}
                 saved => return saved.map(drop),

@@ -157,6 +157,6 @@ impl Inner {
             Some(OnUnknown::Hold | OnUnknown::Fail) => false,
             None => by_the_hour && sends < 2,
         };
-        wanted && self.clock.now() < task.start_by && super::submit::may_spend(task, attempt.possible_charge)
+        wanted && self.clock.now() < task.start_by && super::spend::may_spend(task, attempt.possible_charge)
     }
 }

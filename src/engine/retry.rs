@@ -14,7 +14,7 @@ use crate::providers::{Follow, ProviderError};
 /// How often a task is sent by one route…
 const SENDS_EACH: u32 = 3;
 /// …and by all of them. Being turned away for lack of room counts towards this one alone.
-const SENDS_IN_ALL: u32 = 5;
+pub(super) const SENDS_IN_ALL: u32 = 5;
 
 impl Inner {
     /// The attempt is over without a picture: another may follow if this one cost nothing.

@@ -102,9 +102,8 @@ impl Inner {
                 }
             };
             // Once, however often the step is saved: an answer to a commit can be lost.
-            if let Some(attempt) = step.attempt.as_ref().filter(|_| step.book && !next.state.booked) {
-                next.book(attempt);
-            }
+            let closed = step.attempt.as_ref().filter(|_| step.book && !next.state.booked);
+            let entries = closed.map(|attempt| next.book(attempt)).into_iter().collect();
             if !next.phase.terminal() {
                 // A lease begins when it is written, not when it was thought of.
                 next.wake_at =
@@ -113,9 +112,12 @@ impl Inner {
             let change = Change {
                 task: next,
                 attempt: step.attempt.clone(),
+                verdict: None,
                 images: step.images.clone(),
                 notices: told.into_iter().collect(),
                 gate: step.gate.clone(),
+                entries,
+                whole: None,
             };
             if planted("webhook_before_commit") {
                 self.send_too_early(&change).await;

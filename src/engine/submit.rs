@@ -9,6 +9,7 @@ use super::lane::{Way, outcome};
 use super::retry::failure;
 use super::route::Planned;
 use super::save::Step;
+use super::spend::may_spend;
 use super::{Inner, Lane};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
@@ -17,7 +18,6 @@ use crate::domain::code::Code;
 use crate::domain::fit::effective;
 use crate::domain::id::AttemptId;
 use crate::domain::image::ImageKind;
-use crate::domain::money::Usd;
 use crate::domain::task::{Event, Failure, Output, Source, Task};
 use crate::providers::{Callback, Job, Kind, Progress, ProviderError, Signal};
 use crate::store::Gate;
@@ -246,15 +246,4 @@ enum Choice {
     Wait(Millis),
     /// Nowhere.
     Nothing,
-}
-
-/// Whether one more attempt at `price` keeps the task within what it may cost. Without a bound of the caller's, one
-/// possibly billed attempt is all there is.
-pub(super) fn may_spend(task: &Task, price: Option<Usd>) -> bool {
-    let spent = task.state.cost.settled + task.state.cost.unresolved;
-    match (task.request.routing.max_cost_usd, price) {
-        (Some(most), Some(price)) => spent + price <= most,
-        (Some(_), None) => false,
-        (None, _) => task.billed() == Billing::No,
-    }
 }

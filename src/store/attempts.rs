@@ -4,13 +4,13 @@ use super::backend::{Conn, on};
 use super::claim::count;
 use super::tasks::json;
 use super::{Store, StoreError};
-use crate::domain::attempt::Attempt;
+use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::id::{AttemptId, TaskId};
 
-const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, token_hash, look_at, started_at, detail) \
-     VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) \
-     ON CONFLICT (id) DO UPDATE SET state = excluded.state, handle = excluded.handle, detail = excluded.detail, \
+const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, token_hash, look_at, started_at, detail, billed) \
+     VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11) \
+     ON CONFLICT (id) DO UPDATE SET state = excluded.state, handle = excluded.handle, detail = excluded.detail, billed = excluded.billed, \
      look_at = CASE WHEN excluded.state IN ('succeeded', 'failed', 'no_image') THEN NULL \
      ELSE COALESCE(excluded.look_at, attempts.look_at) END";
 
@@ -31,12 +31,31 @@ pub(super) async fn put(conn: &mut Conn<'_>, attempt: &Attempt) -> Result<(), St
         .bind(attempt.id.to_string()).bind(attempt.task.to_string()).bind(i64::from(attempt.number))
         .bind(&attempt.provider).bind(attempt.state.as_str()).bind(&attempt.handle)
         .bind(&attempt.token_hash).bind(attempt.look_at.map(|at| at.0))
-        .bind(attempt.started_at.0).bind(json(attempt))
+        .bind(attempt.started_at.0).bind(json(attempt)).bind(attempt.billed.as_str())
         .execute(c).await.map(drop))?;
     Ok(())
 }
 
-fn read(detail: &str) -> Result<Attempt, StoreError> {
+/// Enters what was found out about an attempt of unknown billing; what else was learned of it in the meantime stays.
+pub(super) async fn judge(conn: &mut Conn<'_>, id: AttemptId, verdict: Verdict) -> Result<(), StoreError> {
+    let unknown = locked(conn, id).await?.filter(|attempt| attempt.billed == Billing::Unknown);
+    let mut attempt = unknown.ok_or(StoreError::Stale)?;
+    attempt.judge(verdict);
+    put(conn, &attempt).await
+}
+
+/// An attempt that nobody else changes before the transaction ends.
+async fn locked(conn: &mut Conn<'_>, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
+    let sql = conn.pick(
+        "SELECT detail FROM attempts WHERE id = $1",
+        "SELECT detail FROM attempts WHERE id = $1 FOR UPDATE",
+    );
+    let detail: Option<String> =
+        on!(conn, c => sqlx::query_scalar(sql).bind(id.to_string()).fetch_optional(c).await)?;
+    detail.as_deref().map(read).transpose()
+}
+
+pub(super) fn read(detail: &str) -> Result<Attempt, StoreError> {
     serde_json::from_str(detail).map_err(|e| StoreError::Unreadable(format!("attempt: {e}")))
 }
 
@@ -111,15 +130,7 @@ impl Store {
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
-                    // Locked: a look that is just entering the end must not be undone.
-                    let sql = conn.pick(
-                        "SELECT detail FROM attempts WHERE id = $1",
-                        "SELECT detail FROM attempts WHERE id = $1 FOR UPDATE",
-                    );
-                    let id = attempt.id.to_string();
-                    let row: Option<String> =
-                        on!(&mut conn, c => sqlx::query_scalar(sql).bind(id).fetch_optional(c).await)?;
-                    let left = match row.as_deref().map(read).transpose()? {
+                    let left = match locked(&mut conn, attempt.id).await? {
                         Some(known) if known.state.told() => return Ok(()),
                         Some(known) => Attempt {
                             state: attempt.state,

@@ -14,6 +14,7 @@ mod files;
 mod images;
 mod keys;
 mod lanes;
+mod ledger;
 mod list;
 mod load;
 mod news;
@@ -26,6 +27,8 @@ mod settings;
 mod tasks;
 mod time;
 mod transfer;
+mod unresolved;
+mod usage;
 mod webhooks;
 mod writer;
 
@@ -44,8 +47,11 @@ pub use list::{Page, TaskFilter};
 pub use load::Load;
 pub use tasks::{Accepted, Change};
 pub use transfer::{Moved, transfer};
+pub use unresolved::Judged;
+pub use usage::{Grouping, Usage, UsageFilter};
 pub use webhooks::Endpoint;
 
+use crate::domain::budget::Short;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::link::Links;
 use backend::Db;
@@ -62,6 +68,9 @@ pub enum StoreError {
     /// The key has as many open tasks as it may; nothing was written.
     #[error("the key has as many open tasks as it may")]
     Full,
+    /// A budget of the key does not cover the task; nothing was written.
+    #[error("{0}")]
+    OverBudget(Short),
     /// The database did not answer, or refused to make the write durable. Nothing is promised.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Arc<sqlx::Error>),

@@ -1,15 +1,21 @@
 //! Tasks as rows: accepting one, claiming what is due, saving a step, reading and listing.
 
+use std::sync::Arc;
+
 use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
-use super::{Store, StoreError, attempts, deliveries, events, images, outbox, places, queue};
-use crate::domain::attempt::Attempt;
+use super::ledger::Line;
+use super::{Store, StoreError, attempts, deliveries, events, images, ledger, outbox, places, queue};
+use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::clock::Millis;
+use crate::domain::day::Day;
 use crate::domain::delivery::Delivery;
-use crate::domain::id::TaskId;
+use crate::domain::id::{AttemptId, TaskId};
 use crate::domain::image::StoredImage;
+use crate::domain::key::Limits;
+use crate::domain::ledger::Entry;
 use crate::domain::task::{Notice, Phase, Task, UNRANKED};
 
 macro_rules! columns {
@@ -50,18 +56,33 @@ pub struct Change {
     pub task: Box<Task>,
     /// An attempt to write or write anew.
     pub attempt: Option<Attempt>,
+    /// What was found out about an attempt of unknown billing, whatever else its row says.
+    pub verdict: Option<(AttemptId, Verdict)>,
     /// Pictures that are durable.
     pub images: Vec<StoredImage>,
     /// What callers are told.
     pub notices: Vec<Notice>,
     /// The lane that must have room, or nothing is written.
     pub gate: Option<Gate>,
+    /// By what the ledger changes.
+    pub entries: Vec<Entry>,
+    /// The task it is a part of, when that changes with it.
+    pub whole: Option<Box<Task>>,
 }
 
 impl Change {
     /// A change to the task alone.
     pub fn of(task: Box<Task>) -> Self {
-        Self { task, attempt: None, images: Vec::new(), notices: Vec::new(), gate: None }
+        Self {
+            task,
+            attempt: None,
+            verdict: None,
+            images: Vec::new(),
+            notices: Vec::new(),
+            gate: None,
+            entries: Vec::new(),
+            whole: None,
+        }
     }
 }
 
@@ -126,17 +147,24 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
 }
 
 impl Store {
-    /// Stores a new task with its parts durably, or finds the one its idempotency key belongs to. [`StoreError::Full`] and
-    /// nothing written when its key would have more than `most` open tasks, over all replicas.
+    /// Stores a new task with its parts and with what is set aside for them durably, or finds the one its idempotency key
+    /// belongs to. Nothing is written when the key has as many open tasks as it may, over all replicas
+    /// ([`StoreError::Full`]), or when its budgets do not cover the task ([`StoreError::OverBudget`]).
     pub async fn accept(
         &self,
         task: Task,
         parts: Vec<Task>,
-        most: Option<u32>,
+        limits: Arc<Limits>,
     ) -> Result<Accepted, StoreError> {
+        if limits.budgeted() {
+            self.open_balances(&task.key, Day::of(task.created_at)).await?;
+        }
         let owed = self.owed(&task, &[outbox::queued()], &[]).await?;
         let mail = !owed.is_empty();
-        let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, task, parts, owed, most))).await?;
+        let all = std::iter::once(&task).chain(&parts);
+        let lines = all.flat_map(|task| self.lines(task, task.opening())).collect();
+        let new = New { task, parts, owed, lines, limits };
+        let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, new))).await?;
         if let Accepted::Created(_) = accepted {
             self.changes.work_due();
             self.news.work_due();
@@ -150,11 +178,16 @@ impl Store {
     /// Saves one step; [`StoreError::Stale`] and nothing written when the task has moved on,
     /// [`StoreError::Closed`] when its gate is shut. Answers with the task as it
     /// is now.
-    pub async fn save(&self, change: Change) -> Result<Box<Task>, StoreError> {
+    pub async fn save(&self, mut change: Change) -> Result<Box<Task>, StoreError> {
         let now = self.clock.now();
+        if change.task.phase.terminal() {
+            // Whoever ended it: nothing stays set aside.
+            change.entries.extend(change.task.release());
+        }
+        let lines = self.lines(&change.task, std::mem::take(&mut change.entries));
         let owed = self.owed(&change.task, &change.notices, &change.images).await?;
         let (told, mail) = (!change.notices.is_empty(), !owed.is_empty());
-        let task = self.db.write(move |conn| Box::pin(update(conn, change, owed, now))).await?;
+        let task = self.db.write(move |conn| Box::pin(update(conn, change, owed, lines, now))).await?;
         self.changes.work_due();
         // Whoever waits for a task waits for something to be told; a poll that finds nothing new wakes nobody.
         if told {
@@ -192,14 +225,19 @@ impl Store {
     }
 }
 
-async fn insert_all(
-    mut conn: Conn<'_>,
+/// A new task and what is written with it.
+struct New {
     task: Task,
     parts: Vec<Task>,
     owed: Vec<Delivery>,
-    most: Option<u32>,
-) -> Result<Accepted, StoreError> {
+    lines: Vec<Line>,
+    limits: Arc<Limits>,
+}
+
+async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError> {
     const LABEL: &str = "INSERT INTO task_labels (owner, label, task_id) VALUES ($1, $2, $3)";
+    let New { task, parts, owed, lines, limits } = new;
+    let most = limits.concurrent_tasks;
     if most.is_some() {
         places::stand_in_line(&mut conn, &task.key).await?;
     }
@@ -219,6 +257,8 @@ async fn insert_all(
         for part in parts {
             insert(&mut conn, part).await?;
         }
+        let sums = ledger::enter(&mut conn, &lines, task.created_at).await?;
+        ledger::covered(&limits, &lines, &sums)?;
     }
     Ok(accepted)
 }
@@ -251,6 +291,7 @@ async fn update(
     mut conn: Conn<'_>,
     change: Change,
     owed: Vec<Delivery>,
+    lines: Vec<Line>,
     now: Millis,
 ) -> Result<Box<Task>, StoreError> {
     if let Some(gate) = &change.gate {
@@ -260,18 +301,16 @@ async fn update(
     if task.rank == UNRANKED {
         task.rank = queue::rank(&mut conn, &task, &queue::flow(&task), now).await?;
     }
-    let (id, state) = (task.id.to_string(), json(&task.state));
-    let updated = on!(&mut conn, c => sqlx::query(UPDATE)
-        .bind(&id).bind(task.version).bind(task.phase.as_str()).bind(&task.lane).bind(task.rank)
-        .bind(task.wake_at.map(|at| at.0)).bind(task.started_at.map(|at| at.0))
-        .bind(task.finished_at.map(|at| at.0)).bind(state)
-        .execute(c).await.map(|done| done.rows_affected()))?;
-    if updated == 0 {
-        return Err(StoreError::Stale);
+    let id = task.id.to_string();
+    write(&mut conn, &mut task).await?;
+    if let Some(mut whole) = change.whole {
+        write(&mut conn, &mut whole).await?;
     }
-    task.version += 1;
     if let Some(attempt) = change.attempt {
         attempts::put(&mut conn, &attempt).await?;
+    }
+    if let Some((attempt, verdict)) = change.verdict {
+        attempts::judge(&mut conn, attempt, verdict).await?;
     }
     for image in &change.images {
         images::put(&mut conn, &id, image).await?;
@@ -291,5 +330,18 @@ async fn update(
             deliveries::put(&mut conn, &owed).await?;
         }
     }
+    // Last, so that a key's balance, which its tasks share, is locked for no longer than it must be.
+    ledger::enter(&mut conn, &lines, now).await?;
     Ok(task)
+}
+
+/// Writes a task's row anew, unless another writer has.
+async fn write(conn: &mut Conn<'_>, task: &mut Task) -> Result<(), StoreError> {
+    let updated = on!(conn, c => sqlx::query(UPDATE)
+        .bind(task.id.to_string()).bind(task.version).bind(task.phase.as_str()).bind(&task.lane).bind(task.rank)
+        .bind(task.wake_at.map(|at| at.0)).bind(task.started_at.map(|at| at.0))
+        .bind(task.finished_at.map(|at| at.0)).bind(json(&task.state))
+        .execute(c).await.map(|done| done.rows_affected()))?;
+    task.version += 1;
+    if updated == 0 { Err(StoreError::Stale) } else { Ok(()) }
 }

@@ -40,7 +40,7 @@ pub struct Gateway {
     pub clock: Arc<TestClock>,
     pub simulator: Simulator,
     pub app: App,
-    config: Config,
+    pub config: Config,
     time: Arc<dyn Clock>,
     folder: TempDir,
     http: reqwest::Client,
@@ -420,7 +420,7 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
     let blobs = folder.path().join("blobs");
     let text = format!(
         "[auth]\npepper = \"test-pepper\"\n\
-         keys = [{{ name = \"test\", key = \"{KEY}\", role = \"admin\" }}, {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
+         [[auth.keys]]\nname = \"test\"\nkey = \"{KEY}\"\nrole = \"admin\"\n[[auth.keys]]\nname = \"other\"\ntenant = \"other\"\nkey = \"{OTHER_KEY}\"\n\
          [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n\
          [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n",
         blobs.display()

@@ -3,7 +3,9 @@
 
 mod accept;
 mod bodies;
+mod billing;
 mod breadth;
+mod budgets;
 mod callbacks;
 mod canary;
 mod clocks;
@@ -17,7 +19,9 @@ mod keys;
 mod lanes;
 mod load;
 mod operators;
+mod ledger;
 mod process;
+mod proof;
 mod recorder;
 mod replicas;
 mod limits;
@@ -27,6 +31,7 @@ mod sink;
 mod tenancy;
 mod transfer;
 mod transport;
+mod usage;
 mod webhooks;
 mod webhooks_hostile;
 mod wire;

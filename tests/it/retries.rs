@@ -14,10 +14,10 @@ const CHAT: &str = "gpt-4o-image";
 const PIPE: &str = "imagepipeline/flux-schnell";
 
 /// Row of the table, model, what goes wrong, what comes of it, billed, paid requests received.
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, usize);
+pub type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, usize);
 
 /// Refused before anything was done: known to be unbilled.
-const REFUSED: &[Row] = &[
+pub const REFUSED: &[Row] = &[
     ("R10", FLUX, "http=400", "provider_rejected", "no", 1),
     ("R10", FLUX, "http=413", "provider_rejected", "no", 1),
     ("R10", FLUX, "http=415", "provider_rejected", "no", 1),
@@ -65,7 +65,7 @@ const REFUSED: &[Row] = &[
 ];
 
 /// Nobody can say what became of it: never sent again, never a fault of the caller's.
-const UNKNOWN: &[Row] = &[
+pub const UNKNOWN: &[Row] = &[
     ("R8", FLUX, "reset", "outcome_unknown", "unknown", 1),
     ("R8", FLUX, "reset_accepted", "outcome_unknown", "unknown", 1),
     ("R8", CHAT, "reset", "outcome_unknown", "unknown", 1),
@@ -91,7 +91,7 @@ const UNKNOWN: &[Row] = &[
 ];
 
 /// Accepted: from here on the provider's own word decides, however often it must be asked.
-const ACCEPTED: &[Row] = &[
+pub const ACCEPTED: &[Row] = &[
     ("R35", FLUX, "envelope_code=500 envelope_data", "succeeded", "yes", 1),
     ("R37", FLUX, "status=quantum,\"Processing\",\"\"", "succeeded", "yes", 1),
     ("R38", FLUX, "submit_status=failed fail=1000 billed=true", "provider_failed", "yes", 1),

@@ -1,0 +1,160 @@
+//! The ledger as rows: lines are only ever added, in the transaction of the fact that moved the money, and the balances of
+//! keys with a budget move with them. A budget is checked on the balance as it is after the task, under the row's lock.
+
+use super::backend::{Conn, on};
+use super::{Store, StoreError};
+use crate::domain::attempt::Billing;
+use crate::domain::clock::Millis;
+use crate::domain::day::Day;
+use crate::domain::id::EntryId;
+use crate::domain::key::Limits;
+use crate::domain::ledger::{Balance, Entry};
+use crate::domain::money::Usd;
+use crate::domain::task::Task;
+
+/// The row of all days together.
+const ALL_DAYS: Day = Day(-1);
+
+/// A line with what it takes from its task.
+#[derive(Debug)]
+pub(super) struct Line {
+    id: EntryId,
+    task: String,
+    task_at: Millis,
+    tenant: String,
+    key: String,
+    model: String,
+    entry: Entry,
+}
+
+/// A key's sums after lines were added; `None` where no budget ever asked for them.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    total: Option<Balance>,
+    today: Option<Balance>,
+}
+
+impl Store {
+    /// The lines for these entries of a task.
+    pub(super) fn lines(&self, task: &Task, entries: impl IntoIterator<Item = Entry>) -> Vec<Line> {
+        let line = |entry| Line {
+            id: EntryId::mint(self.clock.as_ref()),
+            task: task.id.to_string(),
+            task_at: task.created_at,
+            tenant: task.tenant.clone(),
+            key: task.key.clone(),
+            model: task.model.clone(),
+            entry,
+        };
+        entries.into_iter().map(line).collect()
+    }
+
+    /// Sees to it that the key's balances exist, from what the ledger says so far. Once for each key and day.
+    pub(super) async fn open_balances(&self, key: &str, day: Day) -> Result<(), StoreError> {
+        const KNOWN: &str = "SELECT COUNT(*) FROM balances WHERE key_name = $1 AND day IN ($2, $3)";
+        const OPEN: &str = "INSERT INTO balances (key_name, day, reserved, unresolved, settled) \
+             SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST(COALESCE(SUM(reserved), 0) AS BIGINT), \
+             CAST(COALESCE(SUM(unresolved), 0) AS BIGINT), CAST(COALESCE(SUM(settled), 0) AS BIGINT) \
+             FROM ledger WHERE key_name = $1 AND task_at >= $3 AND task_at < $4 \
+             ON CONFLICT (key_name, day) DO NOTHING";
+        let known: i64 = on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_scalar(KNOWN).bind(key).bind(ALL_DAYS.0).bind(day.0).fetch_one(c).await)?;
+        if known == 2 {
+            return Ok(());
+        }
+        let key = key.to_owned();
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    if let Conn::Postgres(conn) = &mut conn {
+                        // A line that is being written at this moment would be in neither the sum nor the row.
+                        const LOCK: &str = "LOCK TABLE ledger IN SHARE MODE";
+                        sqlx::query(LOCK).execute(&mut **conn).await?;
+                    }
+                    for (day, from, to) in
+                        [(ALL_DAYS, Millis(0), Millis(i64::MAX)), (day, day.start(), day.end())]
+                    {
+                        on!(&mut conn, c => sqlx::query(OPEN)
+                            .bind(&key).bind(day.0).bind(from.0).bind(to.0).execute(c).await.map(drop))?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+}
+
+/// Adds lines of one key and one day. One that is there already moves nothing a second time.
+pub(super) async fn enter(conn: &mut Conn<'_>, lines: &[Line], at: Millis) -> Result<Sums, StoreError> {
+    const PUT: &str = "INSERT INTO ledger (id, at, tenant, key_name, task_id, task_at, attempt_id, about, kind, provider, \
+             model, billed, estimated, reserved, unresolved, settled) \
+         VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16) ON CONFLICT (task_id, about, kind) DO NOTHING";
+    let mut moved = Balance::default();
+    for line in lines {
+        let (entry, change) = (&line.entry, line.entry.change);
+        let attempt = entry.attempt.map(|id| id.to_string());
+        let put = on!(conn, c => sqlx::query(PUT)
+            .bind(line.id.to_string()).bind(at.0).bind(&line.tenant).bind(&line.key).bind(&line.task)
+            .bind(line.task_at.0).bind(&attempt).bind(attempt.as_ref().unwrap_or(&line.task))
+            .bind(entry.kind.as_str()).bind(&entry.provider).bind(&line.model)
+            .bind(entry.billed.map(Billing::as_str)).bind(entry.estimated.map(Usd::nanos))
+            .bind(change.reserved.nanos()).bind(change.unresolved.nanos()).bind(change.settled.nanos())
+            .execute(c).await.map(|done| done.rows_affected()))?;
+        if put == 0 {
+            tracing::error!(
+                task.id = line.task,
+                kind = entry.kind.as_str(),
+                "a line of the ledger was there already"
+            );
+        } else {
+            moved = moved + change;
+        }
+    }
+    match lines.first() {
+        Some(line) if !moved.is_zero() => shift(conn, &line.key, Day::of(line.task_at), moved).await,
+        _ => Ok(Sums::default()),
+    }
+}
+
+/// Moves a key's balances, the total always first: two transactions that did it in different order would lock each other
+/// out.
+async fn shift(conn: &mut Conn<'_>, key: &str, day: Day, by: Balance) -> Result<Sums, StoreError> {
+    let total = shift_one(conn, key, ALL_DAYS, by).await?;
+    // Without the one there is no other.
+    let today = if total.is_some() { shift_one(conn, key, day, by).await? } else { None };
+    Ok(Sums { total, today })
+}
+
+async fn shift_one(
+    conn: &mut Conn<'_>,
+    key: &str,
+    day: Day,
+    by: Balance,
+) -> Result<Option<Balance>, StoreError> {
+    const SHIFT: &str = "UPDATE balances SET reserved = reserved + $3, unresolved = unresolved + $4, \
+         settled = settled + $5 WHERE key_name = $1 AND day = $2 RETURNING reserved, unresolved, settled";
+    let row: Option<(i64, i64, i64)> = on!(conn, c => sqlx::query_as(SHIFT)
+        .bind(key).bind(day.0).bind(by.reserved.nanos()).bind(by.unresolved.nanos()).bind(by.settled.nanos())
+        .fetch_optional(c).await)?;
+    Ok(row.map(|(reserved, unresolved, settled)| balance(reserved, unresolved, settled)))
+}
+
+/// Whether the key's budgets cover the task that these lines open: else nothing of it is to be kept.
+pub(super) fn covered(limits: &Limits, lines: &[Line], sums: &Sums) -> Result<(), StoreError> {
+    let needed = lines.iter().map(|line| line.entry.change.reserved).sum();
+    if !limits.budgeted() || needed == Usd::ZERO {
+        return Ok(());
+    }
+    let (Some(today), Some(total)) = (sums.today, sums.total) else {
+        return Err(StoreError::Unreadable("the balances of a key with a budget are not there".to_owned()));
+    };
+    limits.short(today, total, needed).map_or(Ok(()), |short| Err(StoreError::OverBudget(short)))
+}
+
+fn balance(reserved: i64, unresolved: i64, settled: i64) -> Balance {
+    Balance {
+        reserved: Usd::from_nanos(reserved),
+        unresolved: Usd::from_nanos(unresolved),
+        settled: Usd::from_nanos(settled),
+    }
+}
