@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::api::{Api, Feeds, Keys};
 use crate::blobs::Blobs;
+use crate::blobs::space::{Floor, FreeSpace, Space};
 use crate::config::{AuthMode, Config, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::{Clock, Millis};
@@ -44,6 +45,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Names.
     pub lookup: Arc<dyn Lookup>,
+    /// Free space on disks.
+    pub space: Arc<dyn FreeSpace>,
     /// Whether the store may be migrated.
     pub migrate: bool,
 }
@@ -82,12 +85,16 @@ impl App {
             concurrency: config.engine.concurrency,
             open_per_tenant: config.engine.open_per_tenant,
             open_in_all: config.engine.open_in_all,
+            keeping: config.retention.keeping(),
+            shared: !config.store.url.starts_with("sqlite:"),
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
         let keys = open_keys(config, &store).await?;
+        let floor = Floor { mib: config.blobs.min_free_mib, percent: config.blobs.min_free_percent };
         let parts = Parts {
             store: store.clone(),
             blobs: blobs.clone(),
+            space: Space::watch(config.disks(), floor, around.space),
             net,
             clock: Arc::clone(&clock),
             links: links.clone(),

@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use easel::app::{App, Surroundings};
 use easel::blobs::BlobError;
+use easel::blobs::space::SystemSpace;
 use easel::config::{Config, Problems};
 use easel::demo::Demo;
 use easel::domain::clock::{Clock, SystemClock};
@@ -212,8 +213,12 @@ async fn serve(
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let around =
-        Surroundings { clock: Arc::new(SystemClock::start()), lookup: Arc::new(SystemLookup), migrate };
+    let around = Surroundings {
+        clock: Arc::new(SystemClock::start()),
+        lookup: Arc::new(SystemLookup),
+        space: Arc::new(SystemSpace),
+        migrate,
+    };
     let app = App::open(config, address, around).await?;
     app.engine.start();
     let stop = CancellationToken::new();

@@ -35,7 +35,7 @@ pub(super) struct Readiness {
     /// Whether everything below is `ok`.
     ready: bool,
     /// Each dependency, `ok` or what is wrong with it.
-    #[schema(value_type = Object, example = json!({"store": "ok", "blobs": "ok"}))]
+    #[schema(value_type = Object, example = json!({"store": "ok", "blobs": "ok", "disk": "ok"}))]
     checks: BTreeMap<&'static str, String>,
 }
 
@@ -51,6 +51,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readines
         ("process", told(process)),
         ("store", told(api.store.ping().await.map_err(|e| e.to_string()))),
         ("blobs", told(api.blobs.probe().await.map_err(|e| e.to_string()))),
+        ("disk", told(api.engine.tight().map_or(Ok(()), Err))),
     ]
     .into();
     let ready = checks.values().all(|check| check == "ok");

@@ -6,6 +6,7 @@ mod auth;
 mod cancel;
 mod deliveries;
 mod docs;
+mod erase;
 mod events;
 mod feed;
 mod files;
@@ -83,7 +84,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(generate::generate))
         .routes(routes!(generate::dry_run))
         .routes(routes!(tasks::list_tasks))
-        .routes(routes!(task::get_task))
+        .routes(routes!(task::get_task, erase::erase_task))
         .routes(routes!(cancel::cancel_task))
         .routes(routes!(events::follow_task))
         .routes(routes!(attempts::list_attempts))

@@ -3,8 +3,10 @@
 
 mod auth;
 mod blobs;
+mod disks;
 mod layers;
 mod provider;
+mod retention;
 mod secret;
 mod server;
 mod webhooks;
@@ -20,6 +22,7 @@ use serde_json::{Map, Value};
 pub use auth::{Auth, AuthMode, StaticKey};
 pub use blobs::Blobs;
 pub use provider::Provider;
+pub use retention::Retention;
 pub use secret::Secret;
 pub use server::Server;
 pub use webhooks::Webhooks;
@@ -37,6 +40,7 @@ pub struct Config {
     pub auth: Auth,
     pub store: Store,
     pub blobs: Blobs,
+    pub retention: Retention,
     pub net: Net,
     pub engine: Engine,
     pub webhooks: Webhooks,
@@ -133,6 +137,7 @@ impl Config {
         let mut wrong = |problem: String| problems.push(problem);
         self.server.check(&mut wrong);
         self.blobs.check(&mut wrong);
+        self.retention.check(&mut wrong);
         self.auth.check(self.server.listen, &mut wrong);
         let lengths = [
             ("engine.lease_s", u64::from(self.engine.lease_s), 5),

@@ -16,6 +16,7 @@ pub mod link;
 pub mod money;
 pub mod param;
 pub mod request;
+pub mod retention;
 pub mod secret;
 pub mod size;
 mod state;

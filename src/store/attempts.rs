@@ -36,7 +36,7 @@ pub(super) async fn put(conn: &mut Conn<'_>, attempt: &Attempt) -> Result<(), St
     Ok(())
 }
 
-fn read(detail: &str) -> Result<Attempt, StoreError> {
+pub(super) fn read(detail: &str) -> Result<Attempt, StoreError> {
     serde_json::from_str(detail).map_err(|e| StoreError::Unreadable(format!("attempt: {e}")))
 }
 

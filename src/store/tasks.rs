@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
-use super::{Store, StoreError, attempts, deliveries, events, images, outbox, queue};
+use super::{Store, StoreError, attempts, deliveries, events, files, images, outbox, queue};
 use crate::domain::attempt::Attempt;
 use crate::domain::clock::Millis;
 use crate::domain::delivery::Delivery;
@@ -202,6 +202,7 @@ async fn insert_all(
         for owed in owed {
             deliveries::put(&mut conn, &owed).await?;
         }
+        files::used(&mut conn, task).await?;
         for part in parts {
             insert(&mut conn, part).await?;
         }
@@ -256,6 +257,9 @@ async fn update(
         return Err(StoreError::Stale);
     }
     task.version += 1;
+    if task.phase.terminal() && task.parent.is_none() {
+        images::time(&mut conn, &id, task.expires_at()).await?;
+    }
     if let Some(attempt) = change.attempt {
         attempts::put(&mut conn, &attempt).await?;
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use easel::app::{App, Surroundings};
+use easel::blobs::space::SystemSpace;
 use easel::config::Config;
 use easel::domain::clock::{Clock, Millis, SystemClock, TestClock};
 use easel::net::SystemLookup;
@@ -60,7 +61,8 @@ impl Served {
     async fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
         let listener = listen().await;
         let address = listener.local_addr().unwrap();
-        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), migrate: true };
+        let space = Arc::new(SystemSpace);
+        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), space, migrate: true };
         let mut config = config.clone();
         if config.server.public_url == ITSELF {
             config.server.public_url = format!("http://{address}");
