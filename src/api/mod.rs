@@ -15,6 +15,7 @@ mod health;
 mod hooks;
 mod image;
 mod json;
+mod loops;
 mod models;
 mod page;
 mod picture;
@@ -123,6 +124,7 @@ pub fn router(api: Api) -> Router {
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(middleware::from_fn_with_state(api.keys.clone(), auth::authenticate))
+        .layer(middleware::from_fn_with_state(api.links.clone(), loops::refuse))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(request_id::identify))
         .with_state(api)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use easel::app::{App, Surroundings};
-use easel::blobs::space::SystemSpace;
+use easel::blobs::space::FreeSpace;
 use easel::config::Config;
 use easel::domain::clock::{Clock, Millis, SystemClock, TestClock};
 use easel::net::SystemLookup;
@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::disk::Disk;
 
 /// A key that opens every test gateway.
 pub const KEY: &str = "easel_test_0123456789abcdef";
@@ -40,6 +42,7 @@ pub struct Gateway {
     pub url: String,
     pub clock: Arc<TestClock>,
     pub simulator: Simulator,
+    pub disk: Arc<Disk>,
     pub app: App,
     config: Config,
     time: Arc<dyn Clock>,
@@ -53,15 +56,17 @@ pub struct Gateway {
 pub struct Served {
     pub url: String,
     pub app: App,
+    disk: Arc<Disk>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Served {
     async fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let disk = Arc::new(Disk::new());
         let listener = listen().await;
         let address = listener.local_addr().unwrap();
-        let space = Arc::new(SystemSpace);
+        let space = Arc::clone(&disk) as Arc<dyn FreeSpace>;
         let around = Surroundings { clock, lookup: Arc::new(SystemLookup), space, migrate: true };
         let mut config = config.clone();
         if config.server.public_url == ITSELF {
@@ -70,7 +75,7 @@ impl Served {
         let app = App::open(&config, address, around).await.unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(easel::server::serve(listener, app.router.clone(), stop.clone()));
-        Self { url: format!("http://{address}"), app, stop, tasks }
+        Self { url: format!("http://{address}"), app, disk, stop, tasks }
     }
 
     pub async fn stop(self) {
@@ -154,8 +159,20 @@ impl Gateway {
         test_clock: Arc<TestClock>,
         time: Arc<dyn Clock>,
     ) -> Self {
-        let Served { url, app, stop, tasks } = Served::open(&config, Arc::clone(&time)).await;
-        Self { url, clock: test_clock, simulator, app, config, time, folder, http: client(), stop, tasks }
+        let Served { url, app, disk, stop, tasks } = Served::open(&config, Arc::clone(&time)).await;
+        Self {
+            url,
+            clock: test_clock,
+            simulator,
+            disk,
+            app,
+            config,
+            time,
+            folder,
+            http: client(),
+            stop,
+            tasks,
+        }
     }
 
     /// The gateway stopped and started again, over the same database and the same pictures.
@@ -302,22 +319,14 @@ impl Gateway {
         self.app.engine.run_until_idle().await.unwrap();
     }
 
+    /// Where its database is.
+    pub fn store_url(&self) -> &str {
+        &self.config.store.url
+    }
+
     /// The test's own folder: the pictures lie in `blobs` there.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
-    }
-
-    /// Runs a statement on the gateway's database, beside it.
-    pub async fn sql(&self, statement: &'static str) {
-        use sqlx::Connection;
-        let url = &self.config.store.url;
-        if url.starts_with("postgres") {
-            let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
-            sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
-        } else {
-            let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();
-            sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
-        }
     }
 
     /// Paid requests the upstreams received.
@@ -373,10 +382,12 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
     let text = format!(
         "[auth]\npepper = \"test-pepper\"\n\
          keys = [{{ name = \"test\", key = \"{KEY}\", role = \"admin\" }}, {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
-         [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n\
-         [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n",
+         [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n",
         blobs.display()
     );
+    let own_net = more.contains("[net]");
+    let net = "[net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n";
+    let text = if own_net { text } else { text + net };
     let providers = easel::providers::KINDS.iter().map(|kind| {
         let name = kind.name;
         format!(

@@ -14,7 +14,7 @@ const CHAT: &str = "gpt-4o-image";
 const PIPE: &str = "imagepipeline/flux-schnell";
 
 /// Row of the table, model, what goes wrong, what comes of it, billed, paid requests received.
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, usize);
+pub type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, usize);
 
 /// Refused before anything was done: known to be unbilled.
 const REFUSED: &[Row] = &[
@@ -114,7 +114,7 @@ const ACCEPTED: &[Row] = &[
     ("R59", PIPE, "fail times=1", "succeeded", "no", 2),
 ];
 
-async fn check(db: Db, rows: &[Row]) {
+pub async fn check(db: Db, rows: &[Row]) {
     let mut wrong = Vec::new();
     for (row, model, fault, end, billed, received) in rows {
         // Each on its own: one row's circuit is not another's.
