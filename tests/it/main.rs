@@ -13,6 +13,7 @@ mod full_disk;
 mod harness;
 mod journey;
 mod lanes;
+mod late;
 mod outbound;
 mod process;
 mod recorder;

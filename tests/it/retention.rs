@@ -64,10 +64,9 @@ async fn pictures_go_when_their_time_is_over_and_the_task_still_answers(
 
     gateway.pass(29 * DAY).await;
     assert_eq!(gateway.get(&path).await.status, StatusCode::OK);
+    gateway.pass(DAY).await;
     let fresh = gateway.task(&id(&task)).await;
     let signed = fresh["images"][0]["url"].as_str().unwrap().strip_prefix(&gateway.url).unwrap().to_owned();
-
-    gateway.pass(DAY).await;
     for (path, headers) in [(&path, &[][..]), (&signed, &[("authorization", "")])] {
         let answer = gateway.send(Method::GET, path, headers, None).await;
         assert_eq!((answer.status, answer.json()["code"].as_str()), (StatusCode::GONE, Some("gone")));
