@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::disk::Disk;
+pub use crate::rows::fresh_postgres;
+use crate::rows::store_url;
 
 /// A key that opens every test gateway.
 pub const KEY: &str = "easel_test_0123456789abcdef";
@@ -177,12 +179,18 @@ impl Gateway {
 
     /// The gateway stopped and started again, over the same database and the same pictures.
     pub async fn restart(self) -> Self {
+        self.restart_after(async |_| {}).await
+    }
+
+    /// The same, after something was done with its configuration while it was down.
+    pub async fn restart_after(mut self, act: impl AsyncFnOnce(&mut Config)) -> Self {
         self.stop.cancel();
         self.app.close().await;
         self.tasks.close();
         self.tasks.wait().await;
         // With the last handle on it the database is free again.
         drop(self.app);
+        act(&mut self.config).await;
         Self::open(self.config, self.simulator, self.folder, self.clock, self.time).await
     }
 
@@ -352,28 +360,6 @@ pub fn client() -> reqwest::Client {
 
 pub async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
-}
-
-/// A fresh database.
-async fn store_url(db: Db, folder: &TempDir) -> String {
-    match db {
-        Db::Sqlite => format!("sqlite://{}/easel.db", folder.path().display()),
-        Db::Postgres => fresh_postgres().await,
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the test runner names the database here")]
-async fn fresh_postgres() -> String {
-    let url = std::env::var("TEST_POSTGRES_URL").expect(
-        "TEST_POSTGRES_URL is not set: run script/test, which brings a Postgres of its own. A suite that quietly skips a database is a defect.",
-    );
-    let name = format!("easel_{}", easel::domain::secret::token());
-    let mut admin =
-        <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.expect("TEST_POSTGRES_URL answers");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
-    let mut url = url::Url::parse(&url).unwrap();
-    url.set_path(&name);
-    url.to_string()
 }
 
 /// A configuration whose every provider is the simulator.
