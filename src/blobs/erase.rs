@@ -88,7 +88,7 @@ mod tests {
         let condemned = blobs.condemn(&sha256).unwrap();
         assert_eq!(blobs.erase(condemned, Some(Millis(0))).await.unwrap(), Erased::TooYoung);
         assert_eq!(blobs.old(first, Millis(0), 10).await.unwrap(), Vec::<String>::new());
-        assert_eq!(blobs.old(first, ever, 10).await.unwrap(), [sha256.clone()]);
+        assert_eq!(blobs.old(first, ever, 10).await.unwrap(), std::slice::from_ref(&sha256));
         for _ in 0..2 {
             let condemned = blobs.condemn(&sha256).unwrap();
             assert_eq!(blobs.erase(condemned, None).await.unwrap(), Erased::Gone);

@@ -96,7 +96,7 @@ impl Attempt {
 
 /// A refusal may quote what it refuses.
 fn forget_words(failure: &mut Failure) {
-    failure.detail = "erased".to_owned();
+    "erased".clone_into(&mut failure.detail);
     failure.provider = None;
 }
 

@@ -7,6 +7,7 @@
 //! hands are not seen from here, but whoever relies on bytes writes them anew: on a shared store nothing goes that was written
 //! within [`SETTLED`]. Bytes that never had a row are left for [`FORGOTTEN`], far longer than any row takes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::{Engine, Inner};
 use crate::blobs::{BlobError, Erased};
 use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
+use crate::domain::secret::random_bytes;
 use crate::store::{Erasure, StoreError};
 
 /// The loop looks this often.
@@ -25,13 +27,13 @@ const BATCHES: usize = 20;
 /// On a store shared by replicas, bytes written within this time stay for now.
 const SETTLED: Duration = Duration::from_hours(1);
 /// Bytes that cannot go yet are looked at again after this.
-const ASK_AGAIN: Duration = Duration::from_mins(10);
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 /// Bytes without a row are orphans when they are older than this…
 const FORGOTTEN: Duration = Duration::from_hours(72);
 /// …and are looked for by the first byte of their hash, one each time, all of them in about a day.
 const ORPHANS_EVERY: Duration = Duration::from_secs(337);
-/// How many orphans are looked at in one go.
-const ORPHANS: usize = 10_000;
+/// How many old files are looked at in one go: more than a byte's share of any store that one gateway fills.
+const ORPHANS: usize = 100_000;
 
 /// Why tidying stopped; it goes on next time.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +49,8 @@ pub enum TidyError {
 /// Tidies until told to stop.
 pub(super) async fn serve(engine: Arc<Inner>) {
     let mut orphans = tokio::time::Instant::now() + ORPHANS_EVERY;
-    let mut first = 0u8;
+    // Not always the same: a process may not live for a day.
+    let [mut first] = random_bytes::<1>();
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -83,10 +86,16 @@ impl Engine {
     /// Erases what a task was asked for and what came of it. Its bytes go at once unless another task needs the same ones.
     pub async fn erase(&self, tenant: &str, id: TaskId) -> Result<Erasure, StoreError> {
         let erased = self.inner.store.erase_task(tenant.to_owned(), id).await?;
-        if erased == Erasure::Done
-            && let Err(error) = self.inner.erase_bytes(BATCH).await
-        {
-            tracing::warn!(task.id = %id, %error, "the bytes of an erased task could not be removed yet; trying again");
+        if erased == Erasure::Done {
+            // Apart from the caller's connection: half an erasing, given up, could remove what was written after it.
+            let engine = Arc::clone(&self.inner);
+            let erasing = self.inner.tracker.spawn(async move {
+                if let Err(error) = engine.erase_bytes(BATCH).await {
+                    tracing::warn!(task.id = %id, %error, "the bytes of an erased task could not be removed yet; trying again");
+                }
+            });
+            // One that panicked has been logged.
+            let _ = erasing.await;
         }
         Ok(erased)
     }
@@ -130,23 +139,41 @@ impl Inner {
     /// Removes bytes that rows have let go of; how many were looked at.
     async fn erase_bytes(&self, limit: usize) -> Result<usize, TidyError> {
         let due = self.store.erasures(limit).await?;
-        for sha256 in &due {
-            let later = self.erase_one(sha256, None).await?.then(|| self.clock.now() + ASK_AGAIN);
-            self.store.settle_erasure(sha256.clone(), later).await?;
+        let settled = self.settings.shared.then(|| self.clock.now() - SETTLED);
+        let hashes: Vec<String> = due.iter().map(|(sha256, _)| sha256.clone()).collect();
+        let again = self.erase_unneeded(&hashes, settled).await?;
+        let count = due.len();
+        for (sha256, due_at) in due {
+            let later = again.contains(&sha256).then(|| self.clock.now() + ASK_AGAIN);
+            self.store.settle_erasure(sha256, due_at, later).await?;
         }
-        Ok(due.len())
+        Ok(count)
     }
 
-    /// Removes bytes unless something needs them; whether to ask again.
-    async fn erase_one(&self, sha256: &str, written_before: Option<Millis>) -> Result<bool, TidyError> {
+    /// Removes those of these bytes that nothing needs, unless they were written after that moment; answers with those to ask
+    /// for again.
+    async fn erase_unneeded(
+        &self,
+        hashes: &[String],
+        untouched_since: Option<Millis>,
+    ) -> Result<HashSet<String>, TidyError> {
+        let mut again = HashSet::new();
+        let mut condemned = Vec::with_capacity(hashes.len());
         // Marked before the rows are asked: a row that was committed before is seen, one that comes later waits.
-        let Some(condemned) = self.blobs.condemn(sha256) else { return Ok(true) };
-        if !self.store.needed(&[sha256.to_owned()]).await?.is_empty() {
-            return Ok(false);
+        for sha256 in hashes {
+            match self.blobs.condemn(sha256) {
+                Some(marked) => condemned.push(marked),
+                None => _ = again.insert(sha256.clone()),
+            }
         }
-        let settled = self.settings.shared.then(|| self.clock.now() - SETTLED);
-        let erased = self.blobs.erase(condemned, written_before.or(settled)).await?;
-        Ok(erased == Erased::TooYoung)
+        let needed = self.store.needed(hashes).await?;
+        for marked in condemned.into_iter().filter(|marked| !needed.contains(marked.sha256())) {
+            let sha256 = marked.sha256().to_owned();
+            if self.blobs.erase(marked, untouched_since).await? == Erased::TooYoung {
+                again.insert(sha256);
+            }
+        }
+        Ok(again)
     }
 
     /// Removes old bytes whose hash begins with this byte and that have no row: a process was killed between writing the
@@ -156,10 +183,12 @@ impl Inner {
         let old = self.blobs.old(first, before, ORPHANS).await?;
         let mut gone = 0;
         for some in old.chunks(BATCH) {
-            // Rows are asked after the files were listed, so none is too new to be known.
+            // Most are needed, and need not be marked to know it.
             let needed = self.store.needed(some).await?;
-            for sha256 in some.iter().filter(|sha256| !needed.contains(*sha256)) {
-                gone += usize::from(!self.erase_one(sha256, Some(before)).await?);
+            let orphans: Vec<String> =
+                some.iter().filter(|sha256| !needed.contains(*sha256)).cloned().collect();
+            if !orphans.is_empty() {
+                gone += orphans.len() - self.erase_unneeded(&orphans, Some(before)).await?.len();
             }
         }
         if gone > 0 {

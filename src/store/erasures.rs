@@ -23,24 +23,31 @@ pub(super) async fn note(
 }
 
 impl Store {
-    /// Bytes that may go now, longest due first.
-    pub async fn erasures(&self, limit: usize) -> Result<Vec<String>, StoreError> {
-        const SQL: &str = "SELECT sha256 FROM erasures WHERE due_at <= $1 ORDER BY due_at LIMIT $2";
+    /// Bytes that may go now and since when, longest due first.
+    pub async fn erasures(&self, limit: usize) -> Result<Vec<(String, Millis)>, StoreError> {
+        const SQL: &str = "SELECT sha256, due_at FROM erasures WHERE due_at <= $1 ORDER BY due_at LIMIT $2";
         let now = self.clock.now().0;
-        Ok(on!(&mut self.db.reader().await?.conn(), c =>
-            sqlx::query_scalar(SQL).bind(now).bind(count(limit)).fetch_all(c).await)?)
+        let due: Vec<(String, i64)> = on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_as(SQL).bind(now).bind(count(limit)).fetch_all(c).await)?;
+        Ok(due.into_iter().map(|(sha256, due_at)| (sha256, Millis(due_at))).collect())
     }
 
-    /// Settles one: its bytes are gone or needed, or are to be looked at again at `later`.
-    pub async fn settle_erasure(&self, sha256: String, later: Option<Millis>) -> Result<(), StoreError> {
-        const DONE: &str = "DELETE FROM erasures WHERE sha256 = $1";
-        const LATER: &str = "UPDATE erasures SET due_at = $2 WHERE sha256 = $1";
+    /// Settles one: its bytes are gone or needed, or are to be looked at again at `later`. Not when another row has let go of
+    /// them since it was read.
+    pub async fn settle_erasure(
+        &self,
+        sha256: String,
+        due_at: Millis,
+        later: Option<Millis>,
+    ) -> Result<(), StoreError> {
+        const DONE: &str = "DELETE FROM erasures WHERE sha256 = $1 AND due_at = $2";
+        const LATER: &str = "UPDATE erasures SET due_at = $3 WHERE sha256 = $1 AND due_at = $2";
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
                     on!(&mut conn, c => match later {
-                        None => sqlx::query(DONE).bind(sha256).execute(c).await,
-                        Some(later) => sqlx::query(LATER).bind(sha256).bind(later.0).execute(c).await,
+                        None => sqlx::query(DONE).bind(sha256).bind(due_at.0).execute(c).await,
+                        Some(later) => sqlx::query(LATER).bind(sha256).bind(due_at.0).bind(later.0).execute(c).await,
                     }.map(drop))?;
                     Ok(())
                 })
