@@ -15,6 +15,7 @@ use url::Url;
 
 use crate::api::metrics::Scrape;
 use crate::api::{Api, Feeds, Guard, Keys, Shed};
+use crate::blobs::space::{Floor, FreeSpace, Space};
 use crate::blobs::{Blobs, Folder};
 use crate::config::{AuthMode, Config, Problems, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
@@ -56,6 +57,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Names.
     pub lookup: Arc<dyn Lookup>,
+    /// Free space on disks.
+    pub space: Arc<dyn FreeSpace>,
     /// Whether the store may be migrated.
     pub migrate: bool,
 }
@@ -95,13 +98,17 @@ impl App {
             concurrency: config.engine.concurrency,
             open_per_tenant: config.engine.open_per_tenant,
             open_in_all: config.engine.open_in_all,
+            keeping: config.retention.keeping(),
+            shared: !config.store.url.starts_with("sqlite:"),
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
         let keys = open_keys(config, &store, &clock).await?;
         let reloader = Reloader::new(config, net.clone(), store.clone(), keys.clone(), Arc::clone(&clock));
+        let floor = Floor { mib: config.blobs.min_free_mib, percent: config.blobs.min_free_percent };
         let parts = Parts {
             store: store.clone(),
             blobs: blobs.clone(),
+            space: Space::watch(config.disks(), floor, around.space),
             net,
             clock: Arc::clone(&clock),
             links: links.clone(),

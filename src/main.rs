@@ -12,6 +12,7 @@ use axum::Router;
 use clap::{Args, Parser, Subcommand};
 use easel::app::{App, Surroundings};
 use easel::blobs::BlobError;
+use easel::blobs::space::SystemSpace;
 use easel::config::{Config, Problems};
 use easel::demo::Demo;
 use easel::domain::audit::Actor;
@@ -264,8 +265,12 @@ async fn serve(
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let around =
-        Surroundings { clock: Arc::new(SystemClock::start()), lookup: Arc::new(SystemLookup), migrate };
+    let around = Surroundings {
+        clock: Arc::new(SystemClock::start()),
+        lookup: Arc::new(SystemLookup),
+        space: Arc::new(SystemSpace),
+        migrate,
+    };
     let app = App::open(config, address, around).await?;
     app.reloader.sets(level);
     app.engine.start();

@@ -42,6 +42,7 @@ const COME_BACK: &[u8] = b"retry: 1000\n\n";
         (status = 200, description = "The events, as they come", body = String, content_type = "text/event-stream",
             example = "id: 2\nevent: task.attempt\ndata: {\"attempt\":1,\"provider\":\"piapi_flux\"}\n\n"),
         (status = 204, description = "The task has ended, and all of it was seen"),
+        (status = 410, description = "The task was erased", body = crate::domain::view::Problem, content_type = "application/problem+json"),
         (status = 429, description = "This tenant follows as many tasks as it may", body = crate::domain::view::Problem, content_type = "application/problem+json"),
         Common,
     )
@@ -54,6 +55,9 @@ pub(super) async fn follow_task(
 ) -> Result<Response, ApiError> {
     let task = api.task_of(&caller, &id).await?;
     let seen = last_seen(&headers)?;
+    if task.state.erased_at.is_some() {
+        return Err(ApiError::gone("the task was erased"));
+    }
     if task.phase.terminal() && seen >= task.state.events {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }

@@ -82,6 +82,7 @@ pub(super) async fn upload_file(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    api.engine.has_room()?;
     let form = request
         .headers()
         .get(CONTENT_TYPE)

@@ -18,6 +18,7 @@ use super::{Api, events, wait};
 use crate::blobs::BlobError;
 use crate::domain::code::Code;
 use crate::domain::fit::{Adjustment, effective};
+use crate::domain::id::FileId;
 use crate::domain::image::decode_base64;
 use crate::domain::money::Usd;
 use crate::domain::request::{GenerateRequest, Operation};
@@ -169,7 +170,8 @@ pub(super) async fn dry_run(
 
 /// Whether the request is well-formed for anybody, and names no address that is closed to us.
 fn check(api: &Api, request: &GenerateRequest) -> Result<(), ApiError> {
-    let faults = request.validate();
+    let mut faults = request.validate();
+    faults.extend(api.engine.keeping().fault(request.retention));
     if !faults.is_empty() {
         return Err(ApiError::fields(Code::ValidationFailed, faults));
     }
@@ -213,6 +215,7 @@ impl Api {
     ) -> Result<Acceptance, ApiError> {
         let fingerprint = request.fingerprint();
         let inline = request.inputs().iter().any(|(_, input)| input.b64_json.is_some());
+        let mut kept = Vec::new();
         if inline {
             if let Some(key) = &key
                 && let Some(earlier) = self.engine.replay(&caller.tenant, key, &fingerprint).await?
@@ -221,13 +224,27 @@ impl Api {
             }
             // A request that no route can serve leaves nothing behind.
             self.engine.plan(&caller, &request).map_err(Refusal::NoRoute)?;
-            self.keep_inline(&caller, &mut request).await?;
+            self.engine.has_room()?;
+            kept = self.keep_inline(&caller, &mut request).await?;
         }
-        Ok(self.engine.accept(caller, request, key, fingerprint).await?)
+        let accepted = self.engine.accept(caller, request, key, fingerprint).await?;
+        if !accepted.replayed
+            && !kept.is_empty()
+            && let Err(error) = self.store.bind_files(accepted.task.id, kept).await
+        {
+            // The task stands; they go when their own time is over.
+            tracing::warn!(task.id = %accepted.task.id, %error, "inline images could not be bound to their task");
+        }
+        Ok(accepted)
     }
 
     /// Replaces every inline image by a file in custody.
-    async fn keep_inline(&self, caller: &Caller, request: &mut GenerateRequest) -> Result<(), ApiError> {
+    async fn keep_inline(
+        &self,
+        caller: &Caller,
+        request: &mut GenerateRequest,
+    ) -> Result<Vec<FileId>, ApiError> {
+        let mut kept = Vec::new();
         for (pointer, input) in request.inputs_mut() {
             let Some(text) = input.b64_json.take() else { continue };
             let pointer = format!("{pointer}/b64_json");
@@ -244,9 +261,11 @@ impl Api {
                 }
                 saved => saved?,
             };
-            input.file_id = Some(self.enter_file(caller, saved).await?.id);
+            let file = self.enter_file(caller, saved).await?.id;
+            input.file_id = Some(file);
+            kept.push(file);
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// The task with its pictures, as callers see it.

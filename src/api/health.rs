@@ -39,8 +39,9 @@ pub(super) struct Readiness {
     /// Whether all of `checks` are `ok`.
     ready: bool,
     /// What the gateway cannot do without, `ok` or what is wrong with it: `process` (not shutting down), `store` (the database
-    /// answers), `migrations` (its schema is this program's), `blobs` (a picture can be written).
-    #[schema(value_type = Object, example = json!({"process": "ok", "store": "ok", "migrations": "ok", "blobs": "ok"}))]
+    /// answers), `migrations` (its schema is this program's), `blobs` (a picture can be written), `disk`
+    /// (there is room for new ones).
+    #[schema(value_type = Object, example = json!({"process": "ok", "store": "ok", "migrations": "ok", "blobs": "ok", "disk": "ok"}))]
     checks: BTreeMap<&'static str, String>,
     /// What keeps new tasks from being done while all else goes on, so that it is no reason to send callers elsewhere:
     /// `providers` (at least one account takes tasks), `submissions` (not held).
@@ -66,6 +67,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readines
         ("store", store),
         ("migrations", migrations),
         ("blobs", blobs.and_then(|found| found)),
+        ("disk", api.engine.tight().map_or(Ok(()), Err)),
     ];
     let providers = in_time(api.providers()).await.and_then(|found| found);
     let held = if api.engine.holds_submissions() {

@@ -28,6 +28,7 @@ use crate::engine::Caller;
         (status = 200, description = "The picture", content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"))),
         (status = 206, description = "The part of it that was asked for"),
         (status = 304, description = "The caller has it already"),
+        (status = 410, description = "Its time is over, or its task was erased", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The signature does not hold", body = Problem, content_type = "application/problem+json"),
         Common,
     )
@@ -46,7 +47,13 @@ pub(super) async fn get_image(
         _ => return Err(ApiError::not_found()),
     };
     let images = api.store.images(task).await?;
-    let image = images.into_iter().find(|image| image.index == index).ok_or_else(ApiError::not_found)?;
+    let Some(image) = images.into_iter().find(|image| image.index == index) else {
+        let erased = api.store.task(task).await?.is_some_and(|task| task.state.erased_at.is_some());
+        return Err(if erased { ApiError::gone("the task was erased") } else { ApiError::not_found() });
+    };
+    if image.gone {
+        return Err(ApiError::gone("the picture's time is over"));
+    }
     let name = format!("{task}-{index}");
     send(&api, &image.sha256, image.bytes, image.media_type, &name, &access, &headers).await
 }

@@ -10,6 +10,7 @@ mod cancel;
 mod csv;
 mod deliveries;
 mod docs;
+mod erase;
 mod events;
 mod feed;
 mod files;
@@ -20,10 +21,11 @@ mod health;
 mod hooks;
 mod image;
 mod json;
-mod log;
-pub mod metrics;
 mod keyring;
 mod keys;
+mod log;
+mod loops;
+pub mod metrics;
 mod models;
 mod named;
 mod page;
@@ -118,7 +120,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(generate::generate))
         .routes(routes!(generate::dry_run))
         .routes(routes!(tasks::list_tasks))
-        .routes(routes!(task::get_task))
+        .routes(routes!(task::get_task, erase::erase_task))
         .routes(routes!(cancel::cancel_task))
         .routes(routes!(events::follow_task))
         .routes(routes!(attempts::list_attempts))
@@ -168,6 +170,7 @@ pub fn router(api: Api) -> Router {
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(middleware::from_fn_with_state(api.keys.clone(), auth::authenticate))
+        .layer(middleware::from_fn_with_state(api.links.clone(), loops::refuse))
         .layer(middleware::from_fn_with_state(api.clone(), shed::carry))
         .layer(middleware::from_fn_with_state(api.guard.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(problem::panicked))

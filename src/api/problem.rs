@@ -81,6 +81,7 @@ impl From<Refusal> for ApiError {
             Refusal::TooLate(code, detail) | Refusal::NoMoney(code, detail) => Self::new(code, detail),
             Refusal::AllOpen(wait) => Self::later(Code::NoProviderAvailable, refusal.to_string(), wait),
             Refusal::Full(detail, wait) => Self::later(Code::QueueFull, detail, wait),
+            Refusal::NoSpace(wait) => Self::later(Code::Overloaded, refusal.to_string(), wait),
             Refusal::Store(error) => error.into(),
         }
     }
@@ -91,6 +92,11 @@ impl ApiError {
     pub fn later(code: Code, detail: impl Into<String>, wait: Duration) -> Self {
         let seconds = wait.as_secs().max(1);
         Self { retry_after_s: Some(seconds), ..Self::new(code, detail) }
+    }
+
+    /// What was here and is kept no longer.
+    pub fn gone(detail: &str) -> Self {
+        Self::new(Code::Gone, detail)
     }
 
     /// The same body for what is not there and for what belongs to somebody else.

@@ -1,9 +1,12 @@
 //! Floor 2: pictures at rest. [`Blobs`] keeps bytes under their SHA-256 in a folder (or another object store), so equal
 //! bytes are kept once; what it has answered for is on disk. It knows nothing of tasks.
 
+mod erase;
 mod fetch;
 mod folder;
+mod hand;
 pub mod pixels;
+pub mod space;
 mod sweep;
 
 use std::ops::Range;
@@ -19,7 +22,9 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, WriteMultipart};
 use sha2::{Digest, Sha256};
 
+pub use erase::Erased;
 pub use folder::Folder;
+pub use hand::{Condemned, Hold};
 
 use crate::domain::clock::Millis;
 use crate::domain::image::{HEADER_BYTES, Header, NotAPicture, ends_whole, read_header};
@@ -66,6 +71,8 @@ pub struct Saved {
     pub header: Header,
     /// Its length.
     pub bytes: u64,
+    /// Keeps it from being erased: to be dropped when a row points to it.
+    pub hold: Hold,
 }
 
 /// A picture being read.
@@ -82,6 +89,7 @@ pub struct Opened {
 #[derive(Clone)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
+    hands: hand::Hands,
 }
 
 impl Blobs {
@@ -94,7 +102,7 @@ impl Blobs {
         tokio::fs::create_dir_all(&folder).await.map_err(|e| failed(e.to_string()))?;
         let store =
             LocalFileSystem::new_with_prefix(folder).map_err(|e| failed(e.to_string()))?.with_fsync(true);
-        let blobs = Self { store: Arc::new(store) };
+        let blobs = Self { store: Arc::new(store), hands: hand::Hands::default() };
         blobs.probe().await.map_err(|e| failed(e.to_string()))?;
         Ok(blobs)
     }
@@ -124,11 +132,14 @@ impl Blobs {
             return Err(BlobError::Truncated);
         }
         let sha256 = sha256_hex(&bytes);
-        let path = path(&sha256);
-        if self.store.head(&path).await.is_err() {
-            self.store.put(&path, bytes.into()).await?;
+        let (path, hold) = (path(&sha256), self.hands.take(&sha256).await);
+        // Written anew even when it is here: its age tells the other replicas that somebody relies on it.
+        if let Err(error) = self.store.put(&path, bytes.into()).await
+            && self.store.head(&path).await.is_err()
+        {
+            return Err(error.into());
         }
-        Ok(Saved { sha256, header, bytes: total })
+        Ok(Saved { sha256, header, bytes: total, hold })
     }
 
     /// Keeps a picture that arrives piece by piece; never holds more than a mebibyte of it.
@@ -160,21 +171,18 @@ impl Blobs {
             self.store.delete(&incoming).await?;
             return Err(BlobError::Truncated);
         }
-        let path = path(&digest);
-        if self.store.head(&path).await.is_ok() {
-            self.store.delete(&incoming).await?;
-        } else {
-            self.store.rename(&incoming, &path).await?;
-        }
-        Ok(Saved { sha256: digest, header, bytes: total })
+        let hold = self.hands.take(&digest).await;
+        // Over what may be here already, for the same reason as above.
+        self.store.rename(&incoming, &path(&digest)).await?;
+        Ok(Saved { sha256: digest, header, bytes: total, hold })
     }
 
     /// What is known of a picture that is here.
     pub async fn describe(&self, sha256: &str) -> Result<Saved, BlobError> {
-        let path = path(sha256);
+        let (path, hold) = (path(sha256), self.hands.take(sha256).await);
         let bytes = self.store.head(&path).await?.size;
         let first = self.store.get_range(&path, 0..bytes.min(HEADER_BYTES as u64)).await?;
-        Ok(Saved { sha256: sha256.to_owned(), header: read_header(&first)?, bytes })
+        Ok(Saved { sha256: sha256.to_owned(), header: read_header(&first)?, bytes, hold })
     }
 
     /// Reads a picture, whole or in part.

@@ -7,12 +7,17 @@ use serde::Deserialize;
 pub struct Blobs {
     pub url: String,
     pub link_s: u32,
+    pub min_free_mib: u32,
+    pub min_free_percent: u8,
 }
 
 impl Blobs {
     pub(super) fn check(&self, wrong: &mut impl FnMut(String)) {
         if self.link_s == 0 {
             wrong("blobs.link_s: must be at least 1".into());
+        }
+        if self.min_free_percent > 100 {
+            wrong("blobs.min_free_percent: must be at most 100".into());
         }
     }
 }

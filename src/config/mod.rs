@@ -4,10 +4,12 @@
 mod audit;
 mod auth;
 mod blobs;
+mod disks;
 mod layers;
 mod metrics;
 mod origin;
 mod provider;
+mod retention;
 mod secret;
 mod server;
 mod webhooks;
@@ -26,6 +28,7 @@ pub use blobs::Blobs;
 pub use metrics::Metrics;
 pub use origin::Origin;
 pub use provider::Provider;
+pub use retention::Retention;
 pub use secret::Secret;
 pub use server::Server;
 pub use webhooks::Webhooks;
@@ -44,6 +47,7 @@ pub struct Config {
     pub audit: Audit,
     pub store: Store,
     pub blobs: Blobs,
+    pub retention: Retention,
     pub net: Net,
     pub engine: Engine,
     pub webhooks: Webhooks,
@@ -147,6 +151,7 @@ impl Config {
         self.server.check(&mut wrong);
         self.blobs.check(&mut wrong);
         self.metrics.check(self.server.listen, &mut wrong);
+        self.retention.check(&mut wrong);
         self.auth.check(self.server.listen, &mut wrong);
         let lengths = [
             ("engine.lease_s", u64::from(self.engine.lease_s), 5),

@@ -133,6 +133,9 @@ pub struct Attempt {
     /// What it made, when that became known after its task had gone on without it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub made: Vec<Output>,
+    /// Since when some of its late pictures are here and others do not come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacking_since: Option<Millis>,
     /// When it is next looked for although its task no longer waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub look_at: Option<Millis>,

@@ -60,6 +60,8 @@ codes! {
         "The key is known but may not do this: it lacks the role, the model is not on its list, or a signed URL does not hold.";
     NotFound "not_found" 404 false "Not found",
         "There is no such thing here, or it belongs to another tenant.";
+    Gone "gone" 410 false "No longer kept",
+        "It was here and is no more: the picture's time (`expires_at`) is over, or the task was erased. The task itself still answers.";
     MethodNotAllowed "method_not_allowed" 405 false "Method not allowed",
         "The path exists, but not with this method; `Allow` lists the ones that do.";
     AlreadyFinished "already_finished" 409 false "Task has already ended",

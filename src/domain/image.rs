@@ -109,6 +109,9 @@ pub struct StoredImage {
     pub bytes: u64,
     /// What it shows.
     pub kind: ImageKind,
+    /// Whether its time is over: it is described, and not here any more.
+    #[serde(default)]
+    pub gone: bool,
     /// Whether it came after its task had ended.
     pub late: bool,
 }

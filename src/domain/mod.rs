@@ -23,6 +23,7 @@ pub mod money;
 pub mod new_key;
 pub mod param;
 pub mod request;
+pub mod retention;
 pub mod secret;
 pub mod size;
 mod state;

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::id::FileId;
 use super::money::Usd;
+use super::retention::Retention;
 use super::secret::sha256_hex;
 use super::size::{AspectRatio, Size};
 use super::webhook::WebhookTarget;
@@ -100,6 +101,9 @@ pub struct GenerateRequest {
     /// Where to tell of this task, beside the endpoints that are registered; signed with the secret of `GET /webhooks/secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookTarget>,
+    /// How long the pictures are kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retention: Retention,
     /// The caller's own labels, at most 16 and 4 KiB; returned with the task, never sent upstream.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = Object, example = json!({"order": "1234"}))]

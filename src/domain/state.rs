@@ -178,6 +178,12 @@ pub struct State {
     pub late: Vec<Late>,
     /// Fewer pictures than asked for.
     pub partial: bool,
+    /// For how many seconds its pictures are kept once they are here; `None`: for ever.
+    pub keep_s: Option<u32>,
+    /// When the pictures that are here go.
+    pub expires_at: Option<Millis>,
+    /// When its content was erased.
+    pub erased_at: Option<Millis>,
     /// How many events it has had.
     pub events: i64,
 }

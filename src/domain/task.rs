@@ -258,6 +258,7 @@ impl Task {
             Event::Save { partial } => {
                 self.state.partial = partial;
                 self.state.outputs.clear();
+                self.keep_from(now);
                 Some(("task.succeeded", Value::Null))
             }
             Event::Fail(failure) => {
@@ -267,6 +268,7 @@ impl Task {
             Event::Cancel => Some(("task.canceled", Value::Null)),
             Event::Late(late) => {
                 self.state.late.push(late);
+                self.keep_from(now);
                 Some(("task.late_result", Value::Null))
             }
             Event::Retry => {

@@ -115,6 +115,12 @@ pub struct TaskView {
     pub finished_at: Option<Millis>,
     /// When it must have ended.
     pub deadline_at: Millis,
+    /// When its pictures are deleted: the moment itself once they are here, before that the latest it can be; `null` when there
+    /// are none or they are kept for ever.
+    pub expires_at: Option<Millis>,
+    /// When `DELETE /tasks/{id}` erased what was asked for and what came of it; what is left is for the books.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erased_at: Option<Millis>,
     /// How far it is, 0 to 1, when the provider says.
     pub progress: Option<f32>,
     /// Its place in line and when to expect it; `null` once it has ended, in lists and in events.
@@ -316,6 +322,8 @@ pub fn view(task: &Task, images: &[StoredImage], links: &Links, now: Millis) -> 
         started_at: task.started_at,
         finished_at: task.finished_at,
         deadline_at: task.deadline_at,
+        expires_at: task.expires_at(),
+        erased_at: state.erased_at,
         progress: state.progress,
         queue: None,
         route: state.route.clone(),

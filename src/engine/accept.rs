@@ -69,6 +69,9 @@ pub enum Refusal {
     /// The key has a budget that does not cover it, or cannot be kept.
     #[error("{1}")]
     NoMoney(Code, String),
+    /// The disks have too little room to keep what would come of it.
+    #[error("there is too little free space to keep new pictures")]
+    NoSpace(Duration),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -239,6 +242,7 @@ impl Inner {
                 .map(|one| Candidate { route: one.taken.clone(), sends: 0, out: false })
                 .collect(),
             route: Some(first.taken.clone()),
+            keep_s: self.settings.keeping.media_s(request.retention),
             // task.queued is implied by the task's row.
             events: 1,
             ..State::default()

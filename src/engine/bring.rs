@@ -84,6 +84,8 @@ impl Inner {
     }
 
     async fn keep(&self, task: Box<Task>, here: Vec<Option<Saved>>) {
+        // In hand until the rows are committed.
+        let _held = here.clone();
         let kinds = task.state.outputs.iter().map(|output| output.kind);
         let images = pictures(here.into_iter().zip(kinds), 0, false);
         let partial = images.len() < task.state.outputs.len() || images.len() < task.request.count() as usize;
@@ -142,6 +144,7 @@ pub(super) fn pictures(
         bytes: saved.bytes,
         sha256: saved.sha256,
         kind,
+        gone: false,
         late,
     };
     here.zip(first..).map(image).collect()
@@ -154,7 +157,7 @@ fn preview_alone(task: &Task) -> bool {
 
 /// Whether trying again cannot help: the address is closed to us, or what it has given so often is no picture. An empty
 /// body or an error page may yet become one.
-fn hopeless(error: &BlobError, tries: u32) -> bool {
+pub(super) fn hopeless(error: &BlobError, tries: u32) -> bool {
     match error {
         BlobError::NotAPicture(NotAPicture::TooLarge { .. })
         | BlobError::Fetch(FetchError::Refused(_) | FetchError::TooLarge(_)) => true,

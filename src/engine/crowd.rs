@@ -73,6 +73,9 @@ impl Inner {
 
     /// Why a new task cannot be taken in, when it cannot.
     pub(super) fn no_room(&self, key: &accept::Origin, plan: &Plan) -> Option<Refusal> {
+        if let Some(tight) = self.tight() {
+            return Some(tight);
+        }
         let now = self.clock.now();
         let opens = plan.planned.iter().map(|one| one.standing.open_until);
         if let Some(first) = opens.collect::<Option<Vec<_>>>().and_then(|opens| opens.into_iter().min()) {

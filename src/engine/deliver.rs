@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VIA};
 use tokio::task::JoinHandle;
 
 use super::Inner;
@@ -302,7 +302,10 @@ impl Inner {
     async fn post(&self, delivery: &Delivery, rotation: Rotation, at: Millis) -> Result<Receipt, FetchError> {
         let settings = &self.settings.webhooks;
         let secrets = rotation.secrets(&settings.key, &delivery.signer(), at);
-        let headers = headers(&delivery.id.to_string(), at, &secrets, &delivery.body);
+        let mut headers = headers(&delivery.id.to_string(), at, &secrets, &delivery.body);
+        if let Ok(via) = HeaderValue::from_str(&format!("1.1 {}", self.links.mark())) {
+            headers.insert(VIA, via);
+        }
         let body = Bytes::from(delivery.body.clone());
         self.net.guarded.post(&delivery.url, headers, body, settings.timeout).await
     }

@@ -178,12 +178,17 @@ impl Inner {
     pub(super) async fn produce(&self, task: Box<Task>, mut attempt: Attempt, done: Done) {
         let now = self.clock.now();
         let mut outputs = Vec::with_capacity(done.images.len());
+        // In hand until the row that names them is committed.
+        let mut held = Vec::new();
         for made in done.images {
             let source = match made.source {
                 MadeSource::Url(url) => Source::Url(url),
                 MadeSource::Preview(url) => Source::Preview(url),
                 MadeSource::Bytes(bytes) => match self.put(&task, bytes).await {
-                    Ok(saved) => Source::Blob(saved.sha256),
+                    Ok(saved) => {
+                        held.push(saved.hold);
+                        Source::Blob(saved.sha256)
+                    }
                     Err(error) => {
                         tracing::error!(task.id = %task.id, %error, "a picture inside an answer could not be kept");
                         continue;
@@ -210,7 +215,9 @@ impl Inner {
             );
             return self.over(task, attempt, AttemptState::NoImage, error).await;
         }
-        if let Some(task) = self.save(task, Step::leased(Event::Produce(outputs)).closing(attempt)).await {
+        let saved = self.save(task, Step::leased(Event::Produce(outputs)).closing(attempt)).await;
+        drop(held);
+        if let Some(task) = saved {
             crash("links.committed");
             self.bring(task).await;
         }

@@ -4,17 +4,18 @@
 use std::time::Duration;
 
 use super::Inner;
-use super::bring::pictures;
+use super::bring::{hopeless, pictures};
 use super::gather::add_up;
 use super::pace::backoff;
 use super::retry::failure;
 use crate::blobs::{BlobError, Saved};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
+use crate::domain::code::Code;
 use crate::domain::id::TaskId;
 use crate::domain::image::{ImageKind, StoredImage};
 use crate::domain::ledger::EntryKind;
-use crate::domain::task::{Event, Late, Output, Source, Task};
+use crate::domain::task::{Event, Failure, Late, Output, Source, Task};
 use crate::providers::{Done, Kind, MadeSource, Progress};
 use crate::store::{Change, StoreError, Straggler};
 
@@ -24,6 +25,8 @@ pub(super) const LOOK_AFTER: Duration = Duration::from_mins(1);
 pub(super) const LOOK_RARELY: Duration = Duration::from_hours(1);
 /// …and for so long after it was sent.
 const LOOK_FOR: Duration = Duration::from_hours(24);
+/// When some of its pictures are here, the others are waited for no longer than this.
+const WAIT_FOR_OTHERS: Duration = Duration::from_mins(10);
 /// Late pictures are numbered from here, by attempt, so that they never take the place of others.
 const NUMBERED_FROM: u32 = 100;
 
@@ -31,6 +34,8 @@ const NUMBERED_FROM: u32 = 100;
 enum Found {
     /// Nothing yet; look again after this.
     Nothing(Duration),
+    /// Some of its pictures have not come yet.
+    Lacking(Box<Attempt>),
     /// It has ended, with or without pictures.
     End(Box<Attempt>, Vec<(Saved, ImageKind)>),
 }
@@ -58,6 +63,10 @@ impl Inner {
             Ok(Some(Found::Nothing(pause))) if now.since(straggler.attempt.started_at) < LOOK_FOR => {
                 self.store.look_again(id, straggler.leased_until, Some(now + pause)).await
             }
+            Ok(Some(Found::Lacking(mut attempt))) => {
+                attempt.look_at = Some(now + LOOK_AFTER);
+                self.store.leave_behind(*attempt).await
+            }
             Ok(Some(Found::Nothing(_)) | None) => {
                 self.store.look_again(id, straggler.leased_until, None).await
             }
@@ -72,7 +81,7 @@ impl Inner {
     async fn find(&self, straggler: &Straggler) -> Result<Option<Found>, StoreError> {
         let attempt = &straggler.attempt;
         let Some(task) = self.store.task(attempt.task).await? else { return Ok(None) };
-        if attempt.state.told() {
+        if attempt.state.told() || task.state.erased_at.is_some() {
             return Ok(None);
         }
         if !task.phase.terminal() {
@@ -121,7 +130,7 @@ impl Inner {
             };
             here.push((saved, made.kind));
         }
-        self.all_here(attempt, here, done.verdict)
+        self.settle(attempt, here, done.verdict)
     }
 
     /// The same for what was left with the attempt.
@@ -135,28 +144,49 @@ impl Inner {
             here.push((saved, output.kind));
         }
         let verdict = Verdict::new(Billing::Yes, "its pictures came when its task had gone on without it");
-        self.all_here(attempt, here, verdict)
+        self.settle(attempt, here, verdict)
     }
 
-    /// All of the pictures or, for now, none.
-    fn all_here(
+    /// What has come of its pictures. Links may heal or be renewed, so those that do not come are waited for a while; then the
+    /// others are delivered without them. When the time to look is over, what it cost is entered with or without pictures.
+    fn settle(
         &self,
         mut attempt: Attempt,
         fetched: Vec<(Result<Saved, BlobError>, ImageKind)>,
         verdict: Verdict,
     ) -> Found {
-        let mut here = Vec::with_capacity(fetched.len());
+        let now = self.clock.now();
+        let (mut here, mut lacking, mut hope) = (Vec::with_capacity(fetched.len()), None, false);
         for (saved, kind) in fetched {
             match saved {
                 Ok(saved) => here.push((saved, kind)),
                 Err(error) => {
                     tracing::warn!(attempt.id = %attempt.id, %error, "a late picture has not come");
-                    return Found::Nothing(LOOK_AFTER);
+                    hope |= !hopeless(&error, 0);
+                    lacking = Some(error);
                 }
             }
         }
-        attempt.made.clear();
-        attempt.close(AttemptState::Succeeded, verdict, self.clock.now());
+        if let Some(error) = lacking {
+            let since = *attempt.lacking_since.get_or_insert(now);
+            let patience = if here.is_empty() { LOOK_FOR } else { WAIT_FOR_OTHERS };
+            let over = now.since(attempt.started_at) + LOOK_AFTER >= LOOK_FOR;
+            if hope && !over && now.since(since) < patience {
+                return Found::Lacking(Box::new(attempt));
+            }
+            if here.is_empty() {
+                let detail = format!("the provider made a picture that could not be kept: {error}");
+                attempt.failure = Some(Failure {
+                    code: Code::AssetUnavailable,
+                    detail,
+                    billed: verdict.billed,
+                    provider: None,
+                });
+            }
+        } else {
+            attempt.made.clear();
+        }
+        attempt.close(AttemptState::Succeeded, verdict, now);
         Found::End(Box::new(attempt), here)
     }
 
@@ -196,6 +226,8 @@ impl Inner {
                 // Another look was quicker.
                 return Ok(());
             };
+            // What was erased stays erased; what was paid is booked all the same.
+            let here = if task.state.erased_at.is_some() { &[] } else { here };
             let known = task.state.late.iter().any(|late| late.attempt == after.id);
             let kind = if after.billed == Billing::No { EntryKind::Refund } else { EntryKind::Late };
             let (mut images, mut told, mut entries) = (Vec::new(), None, Vec::new());

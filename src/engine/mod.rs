@@ -23,9 +23,11 @@ mod retry;
 mod ring;
 mod route;
 mod save;
+mod space;
 mod spend;
 mod submit;
 mod tally;
+mod tidy;
 mod worker;
 
 use std::collections::HashMap;
@@ -42,11 +44,14 @@ pub use deliver::WebhookSettings;
 pub use lane::LaneView;
 pub use offered::Offered;
 pub use route::{NoRoute, Plan, Planned, Rejected, Standing};
+pub use tidy::TidyError;
 
 use crate::blobs::Blobs;
+use crate::blobs::space::Space;
 use crate::domain::clock::Clock;
 use crate::domain::id::TaskId;
 use crate::domain::link::Links;
+use crate::domain::retention::Keeping;
 use crate::domain::task::{Phase, Task};
 use crate::domain::webhook::{Rotation, Secret};
 use crate::net::Net;
@@ -78,6 +83,10 @@ pub struct Settings {
     pub open_per_tenant: u32,
     /// How many tasks may be open in all.
     pub open_in_all: u32,
+    /// How long things are kept.
+    pub keeping: Keeping,
+    /// Whether other replicas may write to the same blob store.
+    pub shared: bool,
     /// Numbers of the webhooks.
     pub webhooks: WebhookSettings,
 }
@@ -88,6 +97,8 @@ pub struct Parts {
     pub store: Store,
     /// Pictures.
     pub blobs: Blobs,
+    /// Room on the disks.
+    pub space: Space,
     /// Connections.
     pub net: Net,
     /// Time.
@@ -155,6 +166,8 @@ impl Engine {
         self.inner.tracker.spawn(worker::serve(Arc::clone(&self.inner)));
         self.inner.tracker.spawn(worker::renew(Arc::clone(&self.inner)));
         self.inner.tracker.spawn(deliver::serve(Arc::clone(&self.inner)));
+        self.inner.tracker.spawn(tidy::serve(Arc::clone(&self.inner)));
+        self.inner.tracker.spawn(space::serve(Arc::clone(&self.inner)));
     }
 
     /// Stops taking up tasks, and waits up to `patience` for those in hand: what is paid for is finished. Whether all were.
@@ -229,6 +242,11 @@ impl Engine {
         }
         let place = inner.store.ahead(task).await? + 1;
         Ok((place, (inner.turn(&task.lane, place) + needs).as_secs()))
+    }
+
+    /// How long things are kept.
+    pub fn keeping(&self) -> Keeping {
+        self.inner.settings.keeping
     }
 
     /// How every provider account is doing.

@@ -39,6 +39,12 @@ impl Inner {
             self.save(task, Step::new(Event::Stay(None), now + Duration::from_mins(1))).await;
             return;
         }
+        // What could not be kept is not bought.
+        if self.tight().is_some() {
+            let until = (now + super::space::COME_BACK).min(task.start_by);
+            self.save(task, Step::new(Event::Stay(None), until)).await;
+            return;
+        }
         let (planned, lane) = match self.choose(&mut task) {
             Choice::Route(planned, lane) => (*planned, lane),
             Choice::Wait(until) => {
@@ -225,6 +231,7 @@ impl Inner {
             failure: None,
             token_hash: None,
             made: Vec::new(),
+            lacking_since: None,
             look_at: None,
             started_at: self.clock.now(),
             finished_at: None,

@@ -2,12 +2,13 @@
 
 use sqlx::FromRow;
 
-use super::backend::on;
-use super::{Store, StoreError};
+use super::backend::{Conn, on};
+use super::{Store, StoreError, erasures};
 use crate::domain::clock::Millis;
 use crate::domain::file::StoredFile;
 use crate::domain::id::FileId;
 use crate::domain::image::Header;
+use crate::domain::task::Task;
 
 #[derive(FromRow)]
 struct Row {
@@ -37,6 +38,16 @@ impl TryFrom<Row> for StoredFile {
             sha256: row.sha256,
         })
     }
+}
+
+/// Notes which files a new task names: their time begins anew.
+pub(super) async fn used(conn: &mut Conn<'_>, task: &Task) -> Result<(), StoreError> {
+    const USED: &str = "UPDATE files SET used_at = $3 WHERE id = $1 AND tenant = $2";
+    for id in task.request.inputs().into_iter().filter_map(|(_, input)| input.file_id) {
+        on!(conn, c => sqlx::query(USED).bind(id.to_string()).bind(&task.tenant).bind(task.created_at.0)
+            .execute(c).await.map(drop))?;
+    }
+    Ok(())
 }
 
 impl Store {
@@ -69,14 +80,17 @@ impl Store {
 
     /// Forgets a file of a tenant; whether there was one. Its bytes are collected later, if nothing else needs them.
     pub async fn delete_file(&self, tenant: String, id: FileId) -> Result<bool, StoreError> {
-        const SQL: &str = "DELETE FROM files WHERE id = $1 AND tenant = $2";
+        const SQL: &str = "DELETE FROM files WHERE id = $1 AND tenant = $2 RETURNING sha256";
+        let now = self.clock.now();
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
                     let id = id.to_string();
-                    let gone = on!(&mut conn, c => sqlx::query(SQL).bind(id).bind(tenant).execute(c).await
-                        .map(|done| done.rows_affected()))?;
-                    Ok(gone > 0)
+                    let gone: Option<String> = on!(&mut conn, c =>
+                        sqlx::query_scalar(SQL).bind(id).bind(tenant).fetch_optional(c).await)?;
+                    let there = gone.is_some();
+                    erasures::note(&mut conn, gone, now).await?;
+                    Ok(there)
                 })
             })
             .await

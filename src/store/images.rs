@@ -4,6 +4,7 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::{Store, StoreError};
+use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
 use crate::domain::image::{ImageKind, StoredImage};
 
@@ -17,6 +18,7 @@ struct Row {
     bytes: i64,
     kind: String,
     late: bool,
+    gone: bool,
 }
 
 impl TryFrom<Row> for StoredImage {
@@ -33,6 +35,7 @@ impl TryFrom<Row> for StoredImage {
             bytes: u64::try_from(row.bytes).unwrap_or_default(),
             kind: serde_json::from_value(word(&row.kind)).map_err(bad)?,
             late: row.late,
+            gone: row.gone,
             sha256: row.sha256,
         })
     }
@@ -54,10 +57,17 @@ pub(super) async fn put(conn: &mut Conn<'_>, task: &str, image: &StoredImage) ->
     Ok(())
 }
 
+/// Notes when a task's pictures go.
+pub(super) async fn time(conn: &mut Conn<'_>, task: &str, until: Option<Millis>) -> Result<(), StoreError> {
+    const TIME: &str = "UPDATE tasks SET media_until = $2 WHERE id = $1";
+    on!(conn, c => sqlx::query(TIME).bind(task).bind(until.map(|at| at.0)).execute(c).await.map(drop))?;
+    Ok(())
+}
+
 impl Store {
     /// A task's pictures, in order.
     pub async fn images(&self, task: TaskId) -> Result<Vec<StoredImage>, StoreError> {
-        const SQL: &str = "SELECT position, sha256, media_type, width, height, bytes, kind, late FROM images \
+        const SQL: &str = "SELECT position, sha256, media_type, width, height, bytes, kind, late, gone FROM images \
              WHERE task_id = $1 ORDER BY position";
         let id = task.to_string();
         let rows: Vec<Row> =

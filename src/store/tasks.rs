@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
 use super::ledger::Line;
-use super::{Store, StoreError, attempts, deliveries, events, images, ledger, outbox, places, queue};
+use super::{Store, StoreError, attempts, deliveries, events, files, images, ledger, outbox, places, queue};
 use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::day::Day;
@@ -254,6 +254,7 @@ async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError
         for owed in owed {
             deliveries::put(&mut conn, &owed).await?;
         }
+        files::used(&mut conn, task).await?;
         for part in parts {
             insert(&mut conn, part).await?;
         }
@@ -305,6 +306,9 @@ async fn update(
     write(&mut conn, &mut task).await?;
     if let Some(mut whole) = change.whole {
         write(&mut conn, &mut whole).await?;
+    }
+    if task.phase.terminal() && task.parent.is_none() {
+        images::time(&mut conn, &id, task.expires_at()).await?;
     }
     if let Some(attempt) = change.attempt {
         attempts::put(&mut conn, &attempt).await?;

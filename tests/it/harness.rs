@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use easel::app::{App, Surroundings};
+use easel::blobs::space::FreeSpace;
 use easel::config::Config;
 use easel::domain::clock::{Clock, Millis, SystemClock, TestClock};
 use easel::net::SystemLookup;
@@ -15,6 +16,10 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::disk::Disk;
+pub use crate::rows::fresh_postgres;
+use crate::rows::store_url;
 
 /// A key that opens every test gateway.
 pub const KEY: &str = "easel_test_0123456789abcdef";
@@ -39,6 +44,7 @@ pub struct Gateway {
     pub url: String,
     pub clock: Arc<TestClock>,
     pub simulator: Simulator,
+    pub disk: Arc<Disk>,
     pub app: App,
     pub config: Config,
     time: Arc<dyn Clock>,
@@ -52,15 +58,18 @@ pub struct Gateway {
 pub struct Served {
     pub url: String,
     pub app: App,
+    disk: Arc<Disk>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Served {
     async fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let disk = Arc::new(Disk::new());
         let listener = listen().await;
         let address = listener.local_addr().unwrap();
-        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), migrate: true };
+        let space = Arc::clone(&disk) as Arc<dyn FreeSpace>;
+        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), space, migrate: true };
         let mut config = config.clone();
         if config.server.public_url == ITSELF {
             config.server.public_url = format!("http://{address}");
@@ -68,7 +77,7 @@ impl Served {
         let app = App::open(&config, address, around).await.unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(easel::server::serve(listener, app.router.clone(), stop.clone()));
-        Self { url: format!("http://{address}"), app, stop, tasks }
+        Self { url: format!("http://{address}"), app, disk, stop, tasks }
     }
 
     pub async fn stop(self) {
@@ -170,8 +179,20 @@ impl Gateway {
         test_clock: Arc<TestClock>,
         time: Arc<dyn Clock>,
     ) -> Self {
-        let Served { url, app, stop, tasks } = Served::open(&config, Arc::clone(&time)).await;
-        Self { url, clock: test_clock, simulator, app, config, time, folder, http: client(), stop, tasks }
+        let Served { url, app, disk, stop, tasks } = Served::open(&config, Arc::clone(&time)).await;
+        Self {
+            url,
+            clock: test_clock,
+            simulator,
+            disk,
+            app,
+            config,
+            time,
+            folder,
+            http: client(),
+            stop,
+            tasks,
+        }
     }
 
     /// The gateway stopped and started again, over the same database and the same pictures.
@@ -324,27 +345,14 @@ impl Gateway {
         self.app.engine.run_until_idle().await.unwrap();
     }
 
-    /// The test's own folder: the pictures lie in `blobs` there.
-    pub fn folder(&self) -> &std::path::Path {
-        self.folder.path()
-    }
-
     /// Where its database is.
     pub fn store_url(&self) -> &str {
         &self.config.store.url
     }
 
-    /// Runs a statement on the gateway's database, beside it.
-    pub async fn sql(&self, statement: &'static str) {
-        use sqlx::Connection;
-        let url = &self.config.store.url;
-        if url.starts_with("postgres") {
-            let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
-            sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
-        } else {
-            let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();
-            sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
-        }
+    /// The test's own folder: the pictures lie in `blobs` there.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// Keeps everybody from writing tasks, while they can be read, until what is answered is dropped.
@@ -393,38 +401,18 @@ pub async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// A fresh database.
-async fn store_url(db: Db, folder: &TempDir) -> String {
-    match db {
-        Db::Sqlite => format!("sqlite://{}/easel.db", folder.path().display()),
-        Db::Postgres => fresh_postgres().await,
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the test runner names the database here")]
-pub async fn fresh_postgres() -> String {
-    let url = std::env::var("TEST_POSTGRES_URL").expect(
-        "TEST_POSTGRES_URL is not set: run script/test, which brings a Postgres of its own. A suite that quietly skips a database is a defect.",
-    );
-    let name = format!("easel_{}", easel::domain::secret::token());
-    let mut admin =
-        <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.expect("TEST_POSTGRES_URL answers");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
-    let mut url = url::Url::parse(&url).unwrap();
-    url.set_path(&name);
-    url.to_string()
-}
-
 /// A configuration whose every provider is the simulator.
 pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) -> String {
     let blobs = folder.path().join("blobs");
     let text = format!(
         "[auth]\npepper = \"test-pepper\"\n\
          [[auth.keys]]\nname = \"test\"\nkey = \"{KEY}\"\nrole = \"admin\"\n[[auth.keys]]\nname = \"other\"\ntenant = \"other\"\nkey = \"{OTHER_KEY}\"\n\
-         [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n\
-         [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n",
+         [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n",
         blobs.display()
     );
+    let own_net = more.contains("[net]");
+    let net = "[net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n";
+    let text = if own_net { text } else { text + net };
     let providers = easel::providers::KINDS.iter().map(|kind| {
         let name = kind.name;
         format!(

@@ -31,7 +31,7 @@ pub fn refuses(output: &Output, expected: &str) {
 }
 
 /// A started program, killed when dropped.
-pub struct Running(Child);
+pub struct Running(pub Child);
 
 impl Running {
     /// Starts and waits for a line of its standard output or error that contains `sign`.

@@ -114,7 +114,7 @@ pub const ACCEPTED: &[Row] = &[
     ("R59", PIPE, "fail times=1", "succeeded", "no", 2),
 ];
 
-async fn check(db: Db, rows: &[Row]) {
+pub async fn check(db: Db, rows: &[Row]) {
     let mut wrong = Vec::new();
     for (row, model, fault, end, billed, received) in rows {
         // Each on its own: one row's circuit is not another's.

@@ -1,0 +1,131 @@
+//! Free space on the disks that the gateway writes to, looked at now and then and never per request. Below its floor new work
+//! is refused while what is paid for is still kept.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const MIB: u64 = 1024 * 1024;
+
+/// The space of a disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What we may still write.
+    pub free: u64,
+    /// The whole disk.
+    pub total: u64,
+}
+
+/// Tells the space of the disk a path lies on.
+pub trait FreeSpace: Send + Sync + 'static {
+    /// The space now.
+    fn room(&self, at: &Path) -> io::Result<Room>;
+}
+
+/// The system's answer.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemSpace;
+
+impl FreeSpace for SystemSpace {
+    fn room(&self, at: &Path) -> io::Result<Room> {
+        let found = rustix::fs::statvfs(at)?;
+        Ok(Room {
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+        })
+    }
+}
+
+/// How much must stay free: the smaller of the two, so that neither a small disk nor a very large one is refused for
+/// nothing. Zero asks for nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Floor {
+    /// In MiB.
+    pub mib: u32,
+    /// In percent of the disk.
+    pub percent: u8,
+}
+
+impl Floor {
+    fn of(self, room: Room) -> u64 {
+        (u64::from(self.mib) * MIB).min(room.total / 100 * u64::from(self.percent))
+    }
+}
+
+/// The disks that are watched.
+#[derive(Clone)]
+pub struct Space(Arc<Watch>);
+
+struct Watch {
+    disks: Vec<(&'static str, PathBuf)>,
+    floor: Floor,
+    probe: Arc<dyn FreeSpace>,
+    tight: Mutex<Option<String>>,
+}
+
+impl Space {
+    /// Watches the disks of these folders, each named by what lies there, and looks at them once.
+    pub fn watch(disks: Vec<(&'static str, PathBuf)>, floor: Floor, probe: Arc<dyn FreeSpace>) -> Self {
+        let space = Self(Arc::new(Watch { disks, floor, probe, tight: Mutex::default() }));
+        space.look();
+        space
+    }
+
+    /// Looks at the disks. A call to the system, which a dead network disk may hold up: not for a runtime's own threads.
+    pub fn look(&self) {
+        let watch = &self.0;
+        let tight = watch.disks.iter().find_map(|(name, at)| match watch.probe.room(at) {
+            Ok(room) if room.free < watch.floor.of(room) => {
+                let (free, floor) = (room.free / MIB, watch.floor.of(room) / MIB);
+                Some(format!(
+                    "{free} MiB are free for the {name}, less than the {floor} MiB that are to stay free"
+                ))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                // Whether it can be written is the probe's matter at readiness.
+                tracing::warn!(%error, disk = name, "cannot tell the free space");
+                None
+            }
+        });
+        let mut known = watch.tight.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*known, &tight) {
+            (None, Some(tight)) => tracing::error!("{tight}: new work is refused until there is room"),
+            (Some(_), None) => tracing::info!("there is room on the disks again: new work is taken in"),
+            _ => {}
+        }
+        *known = tight;
+    }
+
+    /// Which disk is too full for new work, as of the last look.
+    pub fn tight(&self) -> Option<String> {
+        self.0.tight.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_the_smaller_of_the_two() {
+        let floor = Floor { mib: 512, percent: 5 };
+        let disk = |total: u64| floor.of(Room { free: 0, total });
+        assert_eq!((disk(16 * MIB) / 1024, disk(1024 * 1024 * MIB)), (819, 512 * MIB));
+        for off in [Floor { mib: 0, percent: 5 }, Floor { mib: 512, percent: 0 }] {
+            assert_eq!(off.of(Room { free: 0, total: 1024 * MIB }), 0);
+        }
+    }
+
+    #[test]
+    fn the_system_knows_its_disks() {
+        let room = SystemSpace.room(Path::new("/")).unwrap();
+        assert!(room.total >= room.free && room.total > 0);
+        let nowhere = Space::watch(
+            vec![("nothing", PathBuf::from("/no/such/folder"))],
+            Floor { mib: 1, percent: 100 },
+            Arc::new(SystemSpace),
+        );
+        assert_eq!(nowhere.tight(), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! Bytes that rows have let go of, until they are removed; and which bytes are still needed. A row is all there is to need
+//! bytes by: a picture's, a file's, or that of a task or an attempt whose outputs are on their way here.
+
+use std::collections::HashSet;
+
+use super::backend::{Conn, on};
+use super::claim::count;
+use super::{Store, StoreError, attempts};
+use crate::domain::clock::Millis;
+use crate::domain::task::{Output, Source, State};
+
+/// Notes that bytes may go.
+pub(super) async fn note(
+    conn: &mut Conn<'_>,
+    hashes: impl IntoIterator<Item = String>,
+    now: Millis,
+) -> Result<(), StoreError> {
+    const NOTE: &str = "INSERT INTO erasures (sha256, due_at) VALUES ($1, $2) ON CONFLICT (sha256) DO UPDATE SET due_at = $2";
+    for sha256 in hashes {
+        on!(conn, c => sqlx::query(NOTE).bind(sha256).bind(now.0).execute(c).await.map(drop))?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Bytes that may go now and since when, longest due first.
+    pub async fn erasures(&self, limit: usize) -> Result<Vec<(String, Millis)>, StoreError> {
+        const SQL: &str = "SELECT sha256, due_at FROM erasures WHERE due_at <= $1 ORDER BY due_at LIMIT $2";
+        let now = self.clock.now().0;
+        let due: Vec<(String, i64)> = on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_as(SQL).bind(now).bind(count(limit)).fetch_all(c).await)?;
+        Ok(due.into_iter().map(|(sha256, due_at)| (sha256, Millis(due_at))).collect())
+    }
+
+    /// Settles one: its bytes are gone or needed, or are to be looked at again at `later`. Not when another row has let go of
+    /// them since it was read.
+    pub async fn settle_erasure(
+        &self,
+        sha256: String,
+        due_at: Millis,
+        later: Option<Millis>,
+    ) -> Result<(), StoreError> {
+        const DONE: &str = "DELETE FROM erasures WHERE sha256 = $1 AND due_at = $2";
+        const LATER: &str = "UPDATE erasures SET due_at = $3 WHERE sha256 = $1 AND due_at = $2";
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    on!(&mut conn, c => match later {
+                        None => sqlx::query(DONE).bind(sha256).bind(due_at.0).execute(c).await,
+                        Some(later) => sqlx::query(LATER).bind(sha256).bind(due_at.0).bind(later.0).execute(c).await,
+                    }.map(drop))?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Those of `hashes` that a row still needs.
+    pub async fn needed(&self, hashes: &[String]) -> Result<HashSet<String>, StoreError> {
+        const KEPT: &str = "SELECT COUNT(*) FROM images WHERE sha256 = $1 AND gone = FALSE";
+        const FILES: &str = "SELECT COUNT(*) FROM files WHERE sha256 = $1";
+        // What is on its way is named in documents only: few enough at any moment to be read.
+        const STORING: &str = "SELECT state FROM tasks WHERE phase = 'storing'";
+        const MADE: &str = "SELECT detail FROM attempts WHERE look_at IS NOT NULL";
+        let mut reader = self.db.reader().await?;
+        let storing: Vec<String> =
+            on!(&mut reader.conn(), c => sqlx::query_scalar(STORING).fetch_all(c).await)?;
+        let made: Vec<String> = on!(&mut reader.conn(), c => sqlx::query_scalar(MADE).fetch_all(c).await)?;
+        let mut needed = HashSet::new();
+        let mut note = |outputs: Vec<Output>| {
+            needed.extend(outputs.into_iter().filter_map(|output| match output.source {
+                Source::Blob(sha256) => Some(sha256),
+                Source::Url(_) | Source::Preview(_) => None,
+            }));
+        };
+        for state in storing {
+            // One that cannot be read may need anything.
+            let state: State = serde_json::from_str(&state)
+                .map_err(|e| StoreError::Unreadable(format!("a task's state: {e}")))?;
+            note(state.outputs);
+        }
+        for detail in made {
+            note(attempts::read(&detail)?.made);
+        }
+        needed.retain(|sha256| hashes.contains(sha256));
+        for sha256 in hashes {
+            for sql in [KEPT, FILES] {
+                let rows: i64 =
+                    on!(&mut reader.conn(), c => sqlx::query_scalar(sql).bind(sha256).fetch_one(c).await)?;
+                if rows > 0 {
+                    needed.insert(sha256.clone());
+                    break;
+                }
+            }
+        }
+        Ok(needed)
+    }
+}

@@ -1,0 +1,149 @@
+//! What must not be reached: a trap on loopback that counts who comes, every spelling that leads to it, and a resolver whose
+//! names do.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use easel::net::Lookup;
+use tokio::net::TcpListener;
+
+/// Listens on loopback, both families, and counts who comes.
+pub struct Trap {
+    pub port: u16,
+    caught: Arc<AtomicUsize>,
+}
+
+impl Trap {
+    pub async fn set() -> Self {
+        let caught = Arc::new(AtomicUsize::new(0));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut listeners = vec![listener];
+        // Not every machine has the other family, and 127.0.0.1 is what most of the cases mean.
+        listeners.extend(TcpListener::bind(("::1", port)).await);
+        for listener in listeners {
+            let caught = Arc::clone(&caught);
+            std::thread::spawn({
+                let listener = listener.into_std().unwrap();
+                listener.set_nonblocking(false).unwrap();
+                move || {
+                    while listener.accept().is_ok() {
+                        caught.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        let trap = Self { port, caught };
+        // It works: what comes is counted.
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        while trap.caught.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        trap.caught.store(0, Ordering::SeqCst);
+        trap
+    }
+
+    pub fn is_untouched(&self) -> bool {
+        self.caught.load(Ordering::SeqCst) == 0
+    }
+
+    /// The cases that need no names, with this trap's port where one can stand.
+    pub fn addresses(&self) -> Vec<(&'static str, String)> {
+        let port = self.port;
+        let at = |host: &str| format!("http://{host}:{port}/a.png");
+        let mut cases = vec![
+            ("S1", at("2130706433")),
+            ("S2", at("0x7f.1")),
+            ("S3", at("0177.0.0.1")),
+            ("S4", at("127.1")),
+            ("S5", at("0")),
+            ("S6", at("①②⑦.⓪.⓪.①")),
+            ("S7", at("127。0。0。1")),
+            ("S8", format!("http:\\\\127.0.0.1:{port}\\a.png")),
+            ("S9", at("127.0.0.1.")),
+            ("S10", at("[::1]")),
+            ("S11", at("[::]")),
+            ("S12", at("[::ffff:7f00:1]")),
+            ("S13", at("[::127.0.0.1]")),
+            ("S14", at("[64:ff9b::7f00:1]")),
+            ("S15", at("[2002:7f00:1::]")),
+            ("S16", at("[fe80::1%25eth0]")),
+            ("S17", at("169.254.169.254")),
+            ("S17", at("169.254.169.254.")),
+            ("S17", at("100.100.100.200")),
+            ("S17", at("[fd00:ec2::254]")),
+            ("S21", format!("http://user:pass@127.0.0.1:{port}/")),
+            ("S21", "https://user:pass@example.com/".into()),
+            ("S21", format!("http://a@127.0.0.1:{port}/")),
+            ("S21", format!("http://127.0.0.1:{port}/#@example.com")),
+            ("S24", "https://example.com:0/".into()),
+            ("S24", "https://example.com:99999/".into()),
+            ("S28", "https://xn--a/".into()),
+            ("S28", "https://xn--/".into()),
+        ];
+        let schemes = [
+            "file:///etc/passwd",
+            "gopher://127.0.0.1/",
+            "ftp://127.0.0.1/a",
+            "data:image/png;base64,AA==",
+            "jar:http://127.0.0.1!/",
+            "unix:/tmp/x",
+        ];
+        cases.extend(schemes.map(|url| ("S23", url.to_owned())));
+        cases.extend([22, 25, 6379, 5432].map(|port| ("S24", format!("https://example.com:{port}/"))));
+        cases
+    }
+
+    /// The cases that are names, which [`Names`] answers.
+    fn names(&self) -> Vec<(&'static str, String)> {
+        let at = |host: &str| format!("http://{host}:{}/a.png", self.port);
+        [
+            ("S17", "metadata.google.internal"),
+            ("S18", "loopback.example"),
+            ("S18", "mixed.example"),
+            ("S18", "six.example"),
+            ("S18", "mapped.example"),
+            ("S22", "localhost"),
+            ("S22", "localhost."),
+            ("S22", "LOCALHOST"),
+            ("S22", "foo.internal"),
+            ("S22", "x.local"),
+            ("S22", "127.0.0.1.nip.io"),
+        ]
+        .map(|(case, host)| (case, at(host)))
+        .to_vec()
+    }
+
+    pub fn all(&self) -> Vec<(&'static str, String)> {
+        [self.addresses(), self.names()].concat()
+    }
+}
+
+/// A resolver that says what a test tells it to, and counts how often it is asked.
+#[derive(Default)]
+pub struct Names {
+    pub asked: Mutex<HashMap<String, usize>>,
+}
+
+#[async_trait]
+impl Lookup for Names {
+    async fn lookup(&self, host: &str) -> Vec<IpAddr> {
+        let mut asked = self.asked.lock().unwrap();
+        let times = asked.entry(host.to_owned()).or_default();
+        *times += 1;
+        let answers: &[&str] = match (host.trim_end_matches('.'), *times) {
+            ("metadata.google.internal", _) => &["169.254.169.254"],
+            ("mixed.example", _) => &["8.8.8.8", "10.0.0.1"],
+            ("six.example", _) => &["::1"],
+            ("mapped.example", _) => &["::ffff:127.0.0.1"],
+            ("foo.internal" | "x.local", _) => &["10.0.0.1"],
+            // The first answer may be reached, every later one leads into the trap.
+            ("rebinding.example", 1) | ("open.example", _) => &["127.0.0.2"],
+            _ => &["127.0.0.1"],
+        };
+        answers.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+}
