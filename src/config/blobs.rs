@@ -1,18 +1,67 @@
-//! `[blobs]`: where pictures are kept, and for how long their links hold.
+//! `[blobs]`: where pictures are kept and how they get there, and for how long their links hold.
 
 use serde::Deserialize;
+use url::Url;
+
+use super::Secret;
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "documented in config.example.toml")]
 pub struct Blobs {
     pub url: String,
     pub link_s: u32,
+    pub downloads: usize,
+    pub stall_s: u32,
+    pub endpoint: String,
+    pub region: String,
+    pub access_key_id: Secret,
+    pub secret_access_key: Secret,
+    pub path_style: bool,
+    pub allow_http: bool,
+    pub redirect: bool,
 }
 
 impl Blobs {
+    pub(super) fn resolve(&mut self, resolve: &mut impl FnMut(String, &mut Secret)) {
+        resolve("blobs.access_key_id".into(), &mut self.access_key_id);
+        resolve("blobs.secret_access_key".into(), &mut self.secret_access_key);
+    }
+
     pub(super) fn check(&self, wrong: &mut impl FnMut(String)) {
-        if self.link_s == 0 {
-            wrong("blobs.link_s: must be at least 1".into());
+        let lengths = [
+            ("link_s", u64::from(self.link_s)),
+            ("downloads", self.downloads as u64),
+            ("stall_s", u64::from(self.stall_s)),
+        ];
+        for (name, value) in lengths {
+            if value == 0 {
+                wrong(format!("blobs.{name}: must be at least 1"));
+            }
+        }
+        if self.url.strip_prefix("file://").is_some_and(|folder| !folder.is_empty()) {
+            if self.redirect {
+                wrong("blobs.redirect: only a bucket (s3://…) can hand pictures out by itself".into());
+            }
+        } else if self.url.starts_with("s3://") && Url::parse(&self.url).is_ok_and(|url| url.has_host()) {
+            self.check_bucket(wrong);
+        } else {
+            wrong(format!("blobs.url: {:?} is neither file://FOLDER nor s3://BUCKET/PREFIX", self.url));
+        }
+    }
+
+    fn check_bucket(&self, wrong: &mut impl FnMut(String)) {
+        if self.access_key_id.get().is_some() != self.secret_access_key.get().is_some() {
+            wrong("blobs: access_key_id and secret_access_key go together; one of them is not set".into());
+        }
+        match Url::parse(&self.endpoint) {
+            _ if self.endpoint.is_empty() => {}
+            Ok(url) if url.scheme() == "https" && url.has_host() => {}
+            Ok(url) if url.scheme() == "http" && url.has_host() => {
+                if !self.allow_http {
+                    wrong("blobs.endpoint: plain http needs blobs.allow_http = true".into());
+                }
+            }
+            _ => wrong(format!("blobs.endpoint: {:?} is not an http address", self.endpoint)),
         }
     }
 }

@@ -124,6 +124,7 @@ impl Config {
             }
         };
         self.auth.resolve(&mut resolve);
+        self.blobs.resolve(&mut resolve);
         for (id, provider) in &mut self.providers {
             resolve(format!("providers.{id}.api_key"), &mut provider.api_key);
         }
