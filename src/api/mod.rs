@@ -13,6 +13,7 @@ mod generate;
 mod health;
 mod hooks;
 mod image;
+mod inline;
 mod json;
 mod models;
 mod page;

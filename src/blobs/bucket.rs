@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use http::Method;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
@@ -54,8 +54,7 @@ impl Bucket {
         let id = self.store.create_multipart_opts(path, options).await?;
         let begun = Begun { store: Arc::clone(&self.store), path: path.clone(), id };
         let cleaners = self.cleaners.clone();
-        let parts =
-            Parts { begun: Some(begun), cleaners, count: 0, sent: Arc::default(), _permit: permit };
+        let parts = Parts { begun: Some(begun), cleaners, count: 0, sent: Arc::default(), _permit: permit };
         let note = parts.begun.iter().map(|begun| (begun.note(), begun.id.clone())).next();
         if let Some((note, id)) = note {
             self.store.put(&note, id.into()).await?;

@@ -177,7 +177,8 @@ mod tests {
             let clear = if into == MediaType::Jpeg { right[0] > 240 } else { right[3] == 0 };
             assert!(clear, "{into:?}: {right:?}");
         }
-        let small = desk.make(header, original, Work { into: MediaType::Png, width: Some(10) }).await.unwrap();
+        let small =
+            desk.make(header, original, Work { into: MediaType::Png, width: Some(10) }).await.unwrap();
         assert_eq!(read_header(&small).unwrap(), Header { media_type: MediaType::Png, width: 10, height: 5 });
     }
 

@@ -108,11 +108,7 @@ impl Blobs {
     }
 
     /// Reads a picture, whole or in part.
-    pub async fn get(
-        &self,
-        form: impl Into<Form<'_>>,
-        range: Option<GetRange>,
-    ) -> Result<Opened, BlobError> {
+    pub async fn get(&self, form: impl Into<Form<'_>>, range: Option<GetRange>) -> Result<Opened, BlobError> {
         let options = GetOptions { range, ..GetOptions::default() };
         let result = self.store.get_opts(&form.into().path(), options).await?;
         Ok(Opened { length: result.meta.size, range: result.range.clone(), body: result.into_stream() })

@@ -65,7 +65,8 @@ pub(super) type Prefixed = PrefixStore<object_store::aws::AmazonS3>;
 
 fn bucket(place: Place) -> Result<Prefixed, Box<dyn std::error::Error + Send + Sync>> {
     let url = Url::parse(&place.url)?;
-    let name = url.host_str().filter(|_| url.scheme() == "s3").ok_or("expected file://FOLDER or s3://BUCKET")?;
+    let name =
+        url.host_str().filter(|_| url.scheme() == "s3").ok_or("expected file://FOLDER or s3://BUCKET")?;
     // Short and few: what does not answer is tried again by the engine, and a caller is waiting for a read.
     let backoff = BackoffConfig { max_backoff: Duration::from_secs(2), ..BackoffConfig::default() };
     let retry = RetryConfig { backoff, max_retries: 3, retry_timeout: Duration::from_secs(20) };

@@ -22,6 +22,9 @@ const PIECE: usize = 256 * 1024;
 impl Blobs {
     /// Keeps a picture whose bytes are at hand.
     pub async fn put(&self, bytes: Bytes) -> Result<Saved, BlobError> {
+        if bytes.is_empty() {
+            return Err(BlobError::Truncated);
+        }
         let header = read_header(&bytes)?;
         let total = bytes.len() as u64;
         if !ends_whole(header.media_type, total, &bytes, &bytes) {
@@ -117,7 +120,9 @@ impl Blobs {
         let bytes = self.store.head(&path).await?.size;
         let first = |most: usize| self.store.get_range(&path, 0..bytes.min(most as u64));
         let header = match read_header(&first(HEADER_BYTES).await?) {
-            Err(NotAPicture::Header) if bytes > HEADER_BYTES as u64 => read_header(&first(MAX_HEADER).await?)?,
+            Err(NotAPicture::Header) if bytes > HEADER_BYTES as u64 => {
+                read_header(&first(MAX_HEADER).await?)?
+            }
             read => read?,
         };
         Ok(Saved { sha256: sha256.to_owned(), header, bytes })

@@ -83,7 +83,8 @@ impl Inner {
         }
     }
 
-    async fn keep(&self, task: Box<Task>, here: Vec<Option<Saved>>) {
+    async fn keep(&self, mut task: Box<Task>, here: Vec<Option<Saved>>) {
+        let here = self.convert(&mut task, here).await;
         let kinds = task.state.outputs.iter().map(|output| output.kind);
         let images = pictures(here.into_iter().zip(kinds), 0, false);
         let partial = images.len() < task.state.outputs.len() || images.len() < task.request.count() as usize;

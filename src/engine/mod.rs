@@ -6,6 +6,7 @@ mod accept;
 mod bring;
 mod cancel;
 mod catalog;
+mod convert;
 mod crowd;
 mod deliver;
 mod drive;

@@ -183,17 +183,13 @@ impl Guarded {
 
 impl Fetched {
     /// The body, piece by piece; it ends with an error when it exceeds `most` bytes, falls short of its announced length
-    /// or crawls.
+    /// or crawls. What is announced is not believed: bytes are counted.
     pub fn body(self, most: u64) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + Unpin {
-        let announced = self.response.content_length();
         let (ends, stall) = (self.ends, self.stall);
         let state = (Box::pin(self.response.bytes_stream()), 0u64, (Instant::now(), 0u64));
         Box::pin(futures_util::stream::try_unfold(
             state,
             move |(mut bytes, read, (since, before))| async move {
-                if announced.is_some_and(|length| length > most) {
-                    return Err(FetchError::TooLarge(most));
-                }
                 let Ok(next) = timeout_at(ends.min(since + stall), bytes.next()).await else {
                     return Err(FetchError::Broken("the download took too long".into()));
                 };

@@ -367,13 +367,13 @@ async fn fresh_postgres() -> String {
 
 /// A configuration whose every provider is the simulator.
 pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) -> String {
-    let blobs = folder.path().join("blobs");
+    let blobs = format!("[blobs]\nurl = \"file://{}\"\n", folder.path().join("blobs").display());
+    let blobs = if more.contains("[blobs]") { String::new() } else { blobs };
     let text = format!(
         "[auth]\npepper = \"test-pepper\"\n\
          keys = [{{ name = \"test\", key = \"{KEY}\", role = \"admin\" }}, {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
-         [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n\
-         [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n",
-        blobs.display()
+         [store]\nurl = \"{store}\"\n{blobs}\
+         [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n"
     );
     let providers = easel::providers::KINDS.iter().map(|kind| {
         let name = kind.name;
@@ -383,5 +383,6 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
         )
     });
     let providers = if more.starts_with(ONLY) { String::new() } else { providers.collect() };
-    text + &providers + &more.replace("{upstream}", upstream)
+    let folder = folder.path().display().to_string();
+    text + &providers + &more.replace("{upstream}", upstream).replace("{folder}", &folder)
 }

@@ -3,12 +3,17 @@
 
 mod accept;
 mod breadth;
+mod bucket;
 mod callbacks;
+mod delivery;
 mod events;
 mod filters;
 mod harness;
+mod hostile_pictures;
+mod inputs;
 mod journey;
 mod lanes;
+mod pictures;
 mod process;
 mod recorder;
 mod retries;
