@@ -48,7 +48,13 @@ impl Client {
 
     /// Submits a small picture that takes so long; its prompt begins with `token`. Returns the task's id.
     pub async fn submit(&self, token: &str, seconds: f64, webhook: Option<&str>) -> Result<String> {
-        let prompt = format!("{token} [[sim: picture=64x64 time={seconds:.3}]] a little cat");
+        let wish = format!("picture=64x64 time={seconds:.3}");
+        self.submit_as(token, &wish, webhook).await
+    }
+
+    /// Submits a picture of which the simulator is told this; its prompt begins with `token`. Returns the task's id.
+    pub async fn submit_as(&self, token: &str, wish: &str, webhook: Option<&str>) -> Result<String> {
+        let prompt = format!("{token} [[sim: {wish}]] a little cat");
         let mut body = json!({"prompt": prompt, "model": "flux-schnell", "size": "64x64"});
         if let Some(url) = webhook {
             body["webhook"] = json!({"url": url});

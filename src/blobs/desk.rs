@@ -25,6 +25,8 @@ const MEMORY: u32 = 256;
 /// How long a picture is waited for, its turn included. A thread cannot be stopped: one that is given up goes on by itself,
 /// and keeps its share of the memory until it ends.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A progressive JPEG may have ten or so scans; one with thousands is made to keep a decoder busy for hours.
+const MOST_SCANS: usize = 200;
 /// Between 1 and 100: hard to tell from the original, at a third of its size.
 const JPEG_QUALITY: u8 = 90;
 
@@ -79,6 +81,9 @@ fn needs(header: Header) -> Option<u32> {
 
 fn make(bytes: &[u8], work: Work) -> Result<Bytes, PixelError> {
     let undecodable = |e: &dyn std::fmt::Display| PixelError::Undecodable(e.to_string());
+    if bytes.starts_with(&[0xff, 0xd8]) && scans(bytes) > MOST_SCANS {
+        return Err(undecodable(&format!("it has more than {MOST_SCANS} scans")));
+    }
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| undecodable(&e))?;
     let mut limits = Limits::default();
@@ -98,6 +103,11 @@ fn make(bytes: &[u8], work: Work) -> Result<Bytes, PixelError> {
         image = image.resize_exact(width, height, FilterType::Triangle);
     }
     encode(image, work.into, profile).map_err(|e| undecodable(&e))
+}
+
+/// The marks of a scan in a JPEG. Inside of pictures 0xff is never followed by one.
+fn scans(bytes: &[u8]) -> usize {
+    bytes.windows(2).filter(|two| *two == [0xff, 0xda]).count()
 }
 
 fn encode(

@@ -32,6 +32,7 @@ impl Blobs {
         }
         let sha256 = sha256_hex(&bytes);
         let path = path(&sha256);
+        crash("bytes.incoming");
         if self.store.head(&path).await.is_err() {
             self.write(&path, bytes, header.media_type).await?;
         }

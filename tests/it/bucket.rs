@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::Response;
 use hyper::body::Incoming;
@@ -32,8 +32,6 @@ pub struct Bucket {
     folder: TempDir,
     /// Whether it answers; otherwise 503.
     pub open: Arc<AtomicBool>,
-    /// How many bodies it was sent.
-    pub puts: Arc<AtomicUsize>,
 }
 
 impl Bucket {
@@ -45,20 +43,21 @@ impl Bucket {
         let service = service.build();
         let listener = listen().await;
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (open, puts) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let open = Arc::new(AtomicBool::new(true));
         let tasks = TaskTracker::new();
-        let (serving, seen) = (tasks.clone(), (Arc::clone(&open), Arc::clone(&puts)));
+        let (serving, answers) = (tasks.clone(), Arc::clone(&open));
         tasks.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let (service, seen) = (service.clone(), seen.clone());
-                let answer = service_fn(move |request| answer(service.clone(), seen.clone(), request));
+                let (service, answers) = (service.clone(), Arc::clone(&answers));
+                let answer =
+                    service_fn(move |request| answer(service.clone(), Arc::clone(&answers), request));
                 let connection = hyper::server::conn::http1::Builder::new();
                 serving.spawn(async move {
                     let _ = connection.serve_connection(TokioIo::new(socket), answer).await;
                 });
             }
         });
-        Self { url, folder, open, puts }
+        Self { url, folder, open }
     }
 
     /// The configuration that keeps pictures here.
@@ -84,12 +83,9 @@ impl Bucket {
 
 async fn answer(
     service: S3Service,
-    (open, puts): (Arc<AtomicBool>, Arc<AtomicUsize>),
+    open: Arc<AtomicBool>,
     request: hyper::Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
-    if request.method() == hyper::Method::PUT {
-        puts.fetch_add(1, Ordering::Relaxed);
-    }
     if !open.load(Ordering::Relaxed) {
         let mut refused = Response::new(s3s::Body::empty());
         *refused.status_mut() = hyper::StatusCode::SERVICE_UNAVAILABLE;

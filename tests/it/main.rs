@@ -12,6 +12,7 @@ mod harness;
 mod hostile_pictures;
 mod inputs;
 mod journey;
+mod killed;
 mod lanes;
 mod pictures;
 mod process;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::harness::{KEY, client, configuration, listen};
 use crate::sink::{Act, Sink};
 
-fn easel(arguments: &[&str], folder: &Path) -> Command {
+pub fn easel(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_easel"));
     command.args(arguments).current_dir(folder).env_clear();
     command
@@ -31,11 +31,11 @@ fn refuses(output: &Output, expected: &str) {
 }
 
 /// A started program, killed when dropped.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Running {
     /// Starts and waits for a line of its standard output or error that contains `sign`.
-    fn start(mut command: Command, sign: &str) -> Self {
+    pub fn start(mut command: Command, sign: &str) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let running = Self(child);
@@ -46,7 +46,7 @@ impl Running {
         running
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -59,7 +59,7 @@ impl Drop for Running {
     }
 }
 
-fn write(folder: &TempDir, text: &str) -> String {
+pub fn write(folder: &TempDir, text: &str) -> String {
     let file = folder.path().join("easel.toml");
     std::fs::write(&file, text).unwrap();
     file.display().to_string()
@@ -237,6 +237,6 @@ async fn told_to_stop_it_finishes_what_is_paid_for_and_told_twice_it_stops_at_on
     }
 }
 
-async fn free_port() -> String {
+pub async fn free_port() -> String {
     listen().await.local_addr().unwrap().to_string()
 }
