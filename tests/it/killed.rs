@@ -15,8 +15,9 @@ use crate::process::{Running, easel, free_port, write};
 
 const MIB: usize = 1024 * 1024;
 
+// The bucket must answer while the test waits for the program.
 #[rstest]
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_saving_it_has_the_picture_and_pays_once(
     #[values(Shelf::Folder, Shelf::Bucket)] shelf: Shelf,
 ) {
