@@ -43,18 +43,23 @@ pub struct Client {
 impl Client {
     /// Of this world's gateway.
     pub fn of(world: &World) -> Result<Self> {
-        Ok(Self { http: http()?, url: world.url(), simulator: world.simulator().to_owned() })
+        Self::at(world, 0)
+    }
+
+    /// Of one of this world's gateways.
+    pub fn at(world: &World, gateway: usize) -> Result<Self> {
+        let url = format!("http://{}", world.address_of(gateway));
+        Ok(Self { http: http()?, url, simulator: world.simulator().to_owned() })
     }
 
     /// Submits a small picture that takes so long; its prompt begins with `token`. Returns the task's id.
     pub async fn submit(&self, token: &str, seconds: f64, webhook: Option<&str>) -> Result<String> {
-        let wish = format!("picture=64x64 time={seconds:.3}");
-        self.submit_as(token, &wish, webhook).await
+        self.submit_with(token, &format!("time={seconds:.3}"), webhook).await
     }
 
-    /// Submits a picture of which the simulator is told this; its prompt begins with `token`. Returns the task's id.
-    pub async fn submit_as(&self, token: &str, wish: &str, webhook: Option<&str>) -> Result<String> {
-        let prompt = format!("{token} [[sim: {wish}]] a little cat");
+    /// The same with other words for the simulator.
+    pub async fn submit_with(&self, token: &str, words: &str, webhook: Option<&str>) -> Result<String> {
+        let prompt = format!("{token} [[sim: picture=64x64 {words}]] a little cat");
         let mut body = json!({"prompt": prompt, "model": "flux-schnell", "size": "64x64"});
         if let Some(url) = webhook {
             body["webhook"] = json!({"url": url});
@@ -65,6 +70,13 @@ impl Client {
         ensure!(status == StatusCode::ACCEPTED, "POST /generate: {status} {text}");
         let task: Value = serde_json::from_str(&text)?;
         Ok(task["id"].as_str().context("a task without an id")?.to_owned())
+    }
+
+    /// Waits until a task has ended; its status.
+    pub async fn ended(&self, id: &str) -> Result<String> {
+        let asked = self.http.get(format!("{}/tasks/{id}?wait=20", self.url)).bearer_auth(KEY).send().await?;
+        let task: Value = asked.error_for_status()?.json().await?;
+        Ok(task["status"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Calls a task off.

@@ -33,7 +33,7 @@ pub async fn run(easel: &Path, results: usize, mib: usize, rate: usize) -> Resul
     let mut running = JoinSet::new();
     for n in 0..results {
         let (client, wish, webhook) = (client.clone(), wish.clone(), sink.url().to_owned());
-        running.spawn(async move { client.submit_as(&format!("b-{n}"), &wish, Some(&webhook)).await });
+        running.spawn(async move { client.submit_with(&format!("b-{n}"), &wish, Some(&webhook)).await });
     }
     while let Some(done) = running.join_next().await {
         done??;

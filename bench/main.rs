@@ -1,5 +1,6 @@
 //! Measures what callers feel, on the real program and the simulated providers as children: how late a webhook is, how late
-//! polling finds a picture, what many event streams and many large downloads cost. Prints Markdown; judges nothing. `script/bench --help` says how.
+//! polling finds a picture, what many event streams and many large downloads cost, what replicas add. Prints Markdown; judges
+//! nothing. `script/bench --help` says how.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -19,6 +20,7 @@ mod polls;
 #[path = "../chaos/process.rs"]
 #[expect(dead_code, reason = "shared with the chaos suite, which watches more of a child than this does")]
 mod process;
+mod replicas;
 mod schedule;
 mod streams;
 mod watch;
@@ -78,9 +80,21 @@ enum Mode {
         #[arg(long, default_value_t = 3)]
         rate: usize,
     },
+    /// Several gateways on one Postgres: who picks up what, and how many tasks a second.
+    Replicas {
+        /// A database on the server to use; the run makes its own beside it.
+        #[arg(long)]
+        postgres: String,
+        /// How many tasks for each number of gateways.
+        #[arg(long, default_value_t = 2_000)]
+        tasks: usize,
+        /// How many callers at once.
+        #[arg(long, default_value_t = 32)]
+        callers: usize,
+    },
     /// Pure arithmetic: how well a poll schedule finds the end of jobs of 2 to 30 s. Starts nothing.
     Schedule(schedule::Schedule),
-    /// All that start something, one after the other, with their defaults.
+    /// All but the replicas and the schedule, one after the other, with their defaults.
     All,
 }
 
@@ -106,6 +120,9 @@ async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
         Mode::Streams { clients } => println!("{}", streams::run(&easel, clients).await?),
         Mode::Downloads { results, mib, rate } => {
             println!("{}", downloads::run(&easel, results, mib, rate).await?);
+        }
+        Mode::Replicas { postgres, tasks, callers } => {
+            println!("{}", replicas::run(&easel, &postgres, tasks, callers).await?);
         }
         Mode::Schedule(schedule) => println!("{}", schedule.measure()),
         Mode::All => {

@@ -1,5 +1,5 @@
-//! The world that is measured: a folder of its own, the simulator, and a gateway on SQLite that can be killed and started
-//! again.
+//! The world that is measured: a folder of its own, the simulator, and a gateway on SQLite, or several on a Postgres, that
+//! can be killed and started again.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,13 +17,19 @@ pub struct World {
     folder: tempfile::TempDir,
     _simulator: Process,
     simulator_url: String,
-    port: u16,
-    gateway: Option<Process>,
+    store: String,
+    ports: Vec<u16>,
+    gateways: Vec<Option<Process>>,
 }
 
 impl World {
     /// Starts the simulator; no gateway runs yet.
     pub async fn open(easel: &Path) -> Result<Self> {
+        Self::with_gateways(easel, None, 1).await
+    }
+
+    /// The same for so many gateways on this Postgres database.
+    pub async fn with_gateways(easel: &Path, postgres: Option<&str>, count: usize) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("easel-bench.").tempdir()?;
         let at = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(easel);
@@ -31,64 +37,77 @@ impl World {
         let log = folder.path().join("simulator.log");
         let mut simulator = Process::start("the simulator", command, "Simulated providers at", &log)?;
         simulator.serving().await?;
+        let store =
+            postgres.map_or_else(|| format!("sqlite://{}/easel.db", folder.path().display()), str::to_owned);
         Ok(Self {
             easel: easel.to_owned(),
             folder,
             _simulator: simulator,
             simulator_url: format!("http://{at}"),
-            port: free_port()?,
-            gateway: None,
+            store,
+            ports: (0..count).map(|_| free_port()).collect::<Result<_>>()?,
+            gateways: (0..count).map(|_| None).collect(),
         })
     }
 
     /// Writes the gateway's configuration: what `server` and `engine` say beside the least it needs.
     pub fn configure(&self, in_flight: usize, server: &str, engine: &str) -> Result<()> {
-        let Self { folder, simulator_url, port, .. } = self;
-        let folder = folder.path().display();
+        self.configure_at(0, in_flight, server, engine)
+    }
+
+    /// The same for one of several.
+    pub fn configure_at(&self, at: usize, in_flight: usize, server: &str, engine: &str) -> Result<()> {
+        let Self { folder, simulator_url, store, .. } = self;
+        let (folder, port) = (folder.path().display(), self.ports[at]);
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{port}\"\n{server}\n\
              [auth]\npepper = \"a-pepper-for-the-bench\"\n\
              keys = [{{ name = \"bench\", tenant = \"bench\", key = \"{KEY}\" }}]\n\
-             [store]\nurl = \"sqlite://{folder}/easel.db\"\n[blobs]\nurl = \"file://{folder}/blobs\"\n\
+             [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{folder}/blobs\"\n\
              [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
              [engine]\n{engine}\n[log]\nlevel = \"warn,easel=info\"\n\
              [providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{simulator_url}\"\napi_key = \"any\"\n\
              in_flight = {in_flight}\n"
         );
-        Ok(std::fs::write(self.config(), text)?)
+        Ok(std::fs::write(self.config(at), text)?)
     }
 
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("easel.toml")
+    fn config(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("easel-{at}.toml"))
     }
 
     /// Starts the gateway and waits until it serves.
     pub async fn start(&mut self) -> Result<()> {
+        self.start_at(0).await
+    }
+
+    /// Starts one of several and waits until it serves.
+    pub async fn start_at(&mut self, at: usize) -> Result<()> {
         let mut command = Command::new(&self.easel);
-        command.env_clear().current_dir(self.folder.path()).args(["serve", "--config"]).arg(self.config());
-        let log = self.folder.path().join("gateway.log");
+        command.env_clear().current_dir(self.folder.path()).args(["serve", "--config"]).arg(self.config(at));
+        let log = self.folder.path().join(format!("gateway-{at}.log"));
         let mut gateway = Process::start("the gateway", command, "easel is serving", &log)?;
         let serving = gateway.serving().await;
         if serving.is_err() {
             eprintln!("{}", std::fs::read_to_string(&log).unwrap_or_default());
         }
-        self.gateway = Some(gateway);
+        self.gateways[at] = Some(gateway);
         serving
     }
 
     /// SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
-        self.gateway.take().map_or(Ok(()), |mut gateway| gateway.kill())
+        self.gateways[0].take().map_or(Ok(()), |mut gateway| gateway.kill())
     }
 
     /// The gateway's resident memory in KiB; 0 when it does not run.
     pub fn resident_kib(&self) -> Result<u64> {
-        self.gateway.as_ref().map_or(Ok(0), Process::resident_kib)
+        self.gateways[0].as_ref().map_or(Ok(0), Process::resident_kib)
     }
 
     /// The most resident memory the gateway ever had, in KiB; 0 when it does not run.
     pub fn peak_kib(&self) -> Result<u64> {
-        let Some(gateway) = &self.gateway else { return Ok(0) };
+        let Some(gateway) = &self.gateways[0] else { return Ok(0) };
         let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
@@ -96,7 +115,12 @@ impl World {
 
     /// Where the gateway listens, without a scheme.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address_of(0)
+    }
+
+    /// Where one of several listens, without a scheme.
+    pub fn address_of(&self, at: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[at])
     }
 
     /// Where the gateway listens.

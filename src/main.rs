@@ -16,7 +16,7 @@ use easel::demo::Demo;
 use easel::domain::clock::{Clock, SystemClock};
 use easel::net::SystemLookup;
 use easel::simulator::{self, Simulator};
-use easel::store::{Exclusive, Store, StoreError};
+use easel::store::{self, Exclusive, Moved, Store, StoreError};
 use easel::{api, server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -74,10 +74,16 @@ enum Command {
         #[arg(long)]
         public_url: Option<String>,
     },
-    /// Bring the database up to date
+    /// Bring the database up to date, or move a SQLite one to Postgres
     Migrate {
         #[command(flatten)]
         config: ConfigFile,
+        /// Move everything from this SQLite database (sqlite://PATH), which no gateway may be using
+        #[arg(long, requires = "to", conflicts_with = "config")]
+        from: Option<String>,
+        /// … to this Postgres database (postgres://…), which must be empty
+        #[arg(long, requires = "from")]
+        to: Option<String>,
     },
     /// Read the configuration and list every problem at once
     CheckConfig {
@@ -145,7 +151,12 @@ fn is_configuration(error: &anyhow::Error) -> bool {
             || matches!(cause.downcast_ref(), Some(BlobError::Open { .. }))
             || matches!(
                 cause.downcast_ref(),
-                Some(StoreError::Open { .. } | StoreError::InUse(_) | StoreError::NeedsMigration(_))
+                Some(
+                    StoreError::Open { .. }
+                        | StoreError::InUse(_)
+                        | StoreError::NeedsMigration(_)
+                        | StoreError::NotMoved(_)
+                )
             )
     })
 }
@@ -174,7 +185,15 @@ async fn run(command: Command) -> anyhow::Result<()> {
             simulator.stop().await;
             Ok(())
         }
-        Command::Migrate { config } => {
+        Command::Migrate { from: Some(from), to: Some(to), .. } => {
+            let moved = store::transfer(&from, &to).await?;
+            for Moved { table, rows, sha256 } in &moved {
+                say(&format!("{table:20} {rows:>10} rows  sha256 {sha256}\n"))?;
+            }
+            let rows: u64 = moved.iter().map(|one| one.rows).sum();
+            say(&format!("Moved {rows} rows in {} tables; what arrived equals what was sent.\n", moved.len()))
+        }
+        Command::Migrate { config, .. } => {
             let config = config.load()?;
             let store =
                 Store::open(&config.store.url, Exclusive::No, true, Arc::new(SystemClock::start())).await?;

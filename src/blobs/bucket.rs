@@ -27,7 +27,7 @@ use crate::domain::image::MediaType;
 /// The least that S3 takes as a part, unless it is the last.
 pub(super) const PART: usize = 5 * 1024 * 1024;
 /// How many pictures come up in parts at once: each holds two parts in memory.
-const IN_PARTS: usize = 8;
+const IN_PARTS: usize = 6;
 /// How long a link of the bucket's own opens.
 const LINK: Duration = Duration::from_mins(5);
 /// The ending of a note.

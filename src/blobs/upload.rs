@@ -15,7 +15,7 @@ use crate::domain::secret::{sha256_hex, token};
 use crate::net::guarded::FetchError;
 
 /// Up to this size a picture is held and written in one piece; beyond it, piece by piece.
-const SMALL: usize = 512 * 1024;
+const SMALL: usize = 1024 * 1024;
 /// A piece, in a folder.
 const PIECE: usize = 256 * 1024;
 
@@ -59,7 +59,7 @@ impl Blobs {
     where
         S: Stream<Item = Result<Bytes, FetchError>> + Unpin,
     {
-        let mut first = Vec::new();
+        let mut first = Vec::with_capacity(SMALL + PIECE);
         let mut enough = SMALL;
         let header = loop {
             while first.len() <= enough {

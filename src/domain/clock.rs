@@ -58,14 +58,23 @@ as_text! {
 pub trait Clock: Send + Sync + 'static {
     /// The current moment.
     fn now(&self) -> Millis;
+
+    /// Follows another clock, which showed `theirs` at `ours` of this one, give or take `doubt`. Clocks that tests move by
+    /// hand follow nobody.
+    fn follow(&self, theirs: Millis, ours: Millis, doubt: Duration) {
+        let _ = (theirs, ours, doubt);
+    }
 }
 
 /// The machine's clock, read once at start and then carried forward by the monotonic clock: a wall clock
-/// that is set back or forward while the process runs moves no lease and no deadline.
+/// that is set back or forward while the process runs moves no lease and no deadline. Where several
+/// processes share a database, it follows that one's.
 #[derive(Debug)]
 pub struct SystemClock {
     started: Millis,
     since: Instant,
+    /// Milliseconds by which the clock it follows is ahead.
+    ahead: AtomicI64,
 }
 
 impl SystemClock {
@@ -74,13 +83,22 @@ impl SystemClock {
     pub fn start() -> Self {
         let wall = std::time::SystemTime::now();
         let epoch = wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self { started: Millis(0) + epoch, since: Instant::now() }
+        Self { started: Millis(0) + epoch, since: Instant::now(), ahead: AtomicI64::new(0) }
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Millis {
-        self.started + self.since.elapsed()
+        let own = self.started + self.since.elapsed();
+        Millis(own.0.saturating_add(self.ahead.load(Ordering::SeqCst)))
+    }
+
+    fn follow(&self, theirs: Millis, ours: Millis, doubt: Duration) {
+        let off = theirs.0.saturating_sub(ours.0);
+        // Within what the asking itself may have cost there is nothing to learn.
+        if off.unsigned_abs() > u64::try_from(doubt.as_millis()).unwrap_or(u64::MAX) {
+            self.ahead.fetch_add(off, Ordering::SeqCst);
+        }
     }
 }
 
@@ -116,6 +134,20 @@ mod tests {
         let text = serde_json::to_string(&moment).unwrap();
         assert!(text.ends_with(".123Z\""), "{text}");
         assert_eq!(serde_json::from_str::<Millis>(&text).unwrap(), moment);
+    }
+
+    #[test]
+    fn a_clock_follows_another_but_not_its_own_doubt() {
+        let clock = SystemClock::start();
+        let before = clock.now();
+        let hour = Duration::from_hours(1);
+        clock.follow(before + hour, before, Duration::from_millis(3));
+        assert!(clock.now() >= before + hour);
+        let now = clock.now();
+        clock.follow(now - Duration::from_millis(3), now, Duration::from_millis(3));
+        assert!(clock.now() >= now);
+        clock.follow(now - hour, now, Duration::from_millis(3));
+        assert!(clock.now() < before + Duration::from_mins(1));
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod outbox;
 mod queue;
 mod settings;
 mod tasks;
+mod time;
+mod transfer;
 mod webhooks;
 mod writer;
 
@@ -30,6 +32,7 @@ pub use events::EventRow;
 pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
 pub use tasks::{Accepted, Change};
+pub use transfer::{Moved, transfer};
 pub use webhooks::Endpoint;
 
 use crate::domain::clock::{Clock, Millis};
@@ -62,6 +65,9 @@ pub enum StoreError {
         /// What came in the way.
         reason: String,
     },
+    /// One database could not be moved into another; nothing was written.
+    #[error("nothing was moved: {0}")]
+    NotMoved(String),
     /// The database lacks migrations, and was not to be migrated.
     #[error(
         "the database needs {0} migration(s); run `easel migrate`, or `easel serve` without --no-migrate"
@@ -103,6 +109,9 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let db = Db::open(url, exclusive, migrate).await?;
+        if let Db::Postgres(pool) = &db {
+            time::ask(pool, &clock).await?;
+        }
         let (changes, news, endpoints) = (Arc::default(), Arc::default(), Arc::default());
         Ok(Self { db, clock, changes, news, endpoints, links: None })
     }

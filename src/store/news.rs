@@ -1,4 +1,4 @@
-//! What replicas on one Postgres tell each other: which tasks changed, and whose endpoints. Told after the commit and in
+//! What replicas on one Postgres tell each other: which tasks changed, that there is work, and whose endpoints changed. Told after the commit and in
 //! batches, because a NOTIFY inside a transaction would make all commits stand in one line. What gets lost that way
 //! (a process that dies between the two) is found by one look at all watched tasks every few seconds.
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, time};
 use crate::domain::id::TaskId;
 use crate::domain::secret::token;
 
@@ -27,6 +27,7 @@ const LOOK_BACK: Duration = Duration::from_mins(1);
 
 enum Item {
     Task(TaskId),
+    Work,
     Endpoints(String),
 }
 
@@ -42,6 +43,11 @@ impl News {
     /// A task's waiters elsewhere should look.
     pub fn task_changed(&self, task: TaskId) {
         self.tell(Item::Task(task));
+    }
+
+    /// There is a new task: a replica with room may be quicker than the one that took it in.
+    pub fn work_due(&self) {
+        self.tell(Item::Work);
     }
 
     /// A tenant's endpoints are not what they were.
@@ -69,6 +75,7 @@ impl Store {
         let (told, waiting) = mpsc::channel(WAITING);
         let news = News { told: Some(told), ..News::default() };
         let (stop, running, me) = (news.stop.clone(), news.running.clone(), token());
+        running.spawn(time::keep(pool.clone(), Arc::clone(&self.clock), stop.clone()));
         self.news = Arc::new(news);
         running.spawn(tell(pool.clone(), waiting, me.clone(), stop.clone()));
         running.spawn(hear(self.clone(), pool, me, stop));
@@ -98,6 +105,7 @@ impl Store {
                     self.changes.task_changed(id);
                 }
             }
+            Some(("k", origin)) if origin != me => self.changes.work_due(),
             Some(("w", origin)) if origin != me => {
                 if let Err(error) = self.reload_endpoints(said).await {
                     tracing::warn!(%error, "cannot read the webhook endpoints; trying again at the next look");
@@ -116,15 +124,19 @@ async fn tell(pool: PgPool, mut waiting: mpsc::Receiver<Item>, me: String, stop:
             () = stop.cancelled() => return,
         }
         let mut payloads = Vec::new();
-        let mut tasks = String::new();
+        let (mut tasks, mut work) = (String::new(), false);
         for item in batch.drain(..) {
             match item {
+                Item::Work => work = true,
                 Item::Task(id) => _ = write!(tasks, " {id}"),
                 Item::Endpoints(tenant) => payloads.push(format!("w{me} {tenant}")),
             }
         }
         if !tasks.is_empty() {
             payloads.push(format!("t{me}{tasks}"));
+        }
+        if work {
+            payloads.push(format!("k{me} "));
         }
         for payload in payloads.into_iter().filter(|payload| payload.len() < 8_000) {
             let told =

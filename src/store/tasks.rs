@@ -133,6 +133,7 @@ impl Store {
         let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, task, parts, owed))).await?;
         if let Accepted::Created(_) = accepted {
             self.changes.work_due();
+            self.news.work_due();
             if mail {
                 self.changes.mail_due();
             }

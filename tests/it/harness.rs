@@ -158,12 +158,18 @@ impl Gateway {
 
     /// The gateway stopped and started again, over the same database and the same pictures.
     pub async fn restart(self) -> Self {
+        self.restart_after(async |_| {}).await
+    }
+
+    /// The same, after something was done with its configuration while it was down.
+    pub async fn restart_after(mut self, act: impl AsyncFnOnce(&mut Config)) -> Self {
         self.stop.cancel();
         self.app.close().await;
         self.tasks.close();
         self.tasks.wait().await;
         // With the last handle on it the database is free again.
         drop(self.app);
+        act(&mut self.config).await;
         Self::open(self.config, self.simulator, self.folder, self.clock, self.time).await
     }
 
@@ -305,6 +311,11 @@ impl Gateway {
         self.folder.path()
     }
 
+    /// Where its database is.
+    pub fn store_url(&self) -> &str {
+        &self.config.store.url
+    }
+
     /// Runs a statement on the gateway's database, beside it.
     pub async fn sql(&self, statement: &'static str) {
         use sqlx::Connection;
@@ -352,7 +363,7 @@ async fn store_url(db: Db, folder: &TempDir) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test runner names the database here")]
-async fn fresh_postgres() -> String {
+pub async fn fresh_postgres() -> String {
     let url = std::env::var("TEST_POSTGRES_URL").expect(
         "TEST_POSTGRES_URL is not set: run script/test, which brings a Postgres of its own. A suite that quietly skips a database is a defect.",
     );
