@@ -65,3 +65,45 @@ impl Blobs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::config::Config;
+
+    /// The problems of `[blobs]` with these keys.
+    fn problems(keys: &[(&str, &str)]) -> Vec<String> {
+        let mut environment: BTreeMap<String, String> =
+            keys.iter().map(|(key, value)| (format!("EASEL__BLOBS__{key}"), (*value).to_owned())).collect();
+        environment.insert("PIAPI_API_KEY".into(), "secret-key".into());
+        Config::load(None, &environment).map(drop).err().map(|problems| problems.0).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_place_is_a_folder_or_a_bucket_that_can_be_reached() {
+        let bucket = ("URL", "s3://pictures/easel");
+        for good in [
+            &[("URL", "file:///tmp/x")][..],
+            &[bucket, ("REDIRECT", "true")],
+            &[bucket, ("ENDPOINT", "https://minio:9000")],
+            &[bucket, ("ENDPOINT", "http://minio:9000"), ("ALLOW_HTTP", "true")],
+            &[bucket, ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")],
+        ] {
+            assert_eq!(problems(good), Vec::<String>::new(), "{good:?}");
+        }
+        for (bad, about) in [
+            (&[("URL", "/tmp/x")][..], "blobs.url"),
+            (&[("URL", "file://")], "blobs.url"),
+            (&[("URL", "s3:///prefix")], "blobs.url"),
+            (&[("REDIRECT", "true")], "blobs.redirect"),
+            (&[("DOWNLOADS", "0")], "blobs.downloads"),
+            (&[bucket, ("ENDPOINT", "http://minio:9000")], "blobs.endpoint"),
+            (&[bucket, ("ENDPOINT", "minio:9000")], "blobs.endpoint"),
+            (&[bucket, ("ACCESS_KEY_ID", "a")], "blobs: access_key_id and secret_access_key"),
+        ] {
+            let problems = problems(bad);
+            assert!(problems.len() == 1 && problems[0].starts_with(about), "{bad:?}: {problems:?}");
+        }
+    }
+}

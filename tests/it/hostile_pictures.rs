@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bucket::{Shelf, Shelved};
+use crate::bucket::{Bucket, Shelf, Shelved};
 use crate::harness::{Db, listen};
 
 const FLUX: &str = "piapi_flux/Qubico/flux1-schnell";
@@ -60,7 +60,7 @@ async fn check(shelved: &Shelved, task: &Value) {
     assert_eq!(task["cost"]["billed"], "yes", "{task}");
     let objects = shelved.objects();
     assert!(objects.iter().all(|(name, _)| name.starts_with("sha256/")), "{objects:?}");
-    assert_eq!(shelved.bucket.as_ref().map_or(0, |bucket| bucket.parts()), 0);
+    assert_eq!(shelved.bucket.as_ref().map_or(0, Bucket::parts), 0);
     for image in task["images"].as_array().unwrap() {
         let at = format!("/tasks/{}/images/{}", task["id"].as_str().unwrap(), image["index"]);
         let picture = shelved.gateway.get(&at).await;
