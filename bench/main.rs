@@ -1,5 +1,6 @@
 //! Measures what callers feel, on the real program and the simulated providers as children: how late a webhook is, how late
-//! polling finds a picture, what many event streams cost, what replicas add. Prints Markdown; judges nothing. `script/bench --help` says how.
+//! polling finds a picture, what many event streams and many large downloads cost, what replicas add. Prints Markdown; judges
+//! nothing. `script/bench --help` says how.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -11,6 +12,7 @@
 )]
 
 mod client;
+mod downloads;
 mod figures;
 mod follower;
 mod lag;
@@ -66,6 +68,18 @@ enum Mode {
         #[arg(default_value_t = 10_000)]
         clients: usize,
     },
+    /// Large results, all at once: what they cost in memory while they are brought here.
+    Downloads {
+        /// How many results.
+        #[arg(long, default_value_t = 32)]
+        results: usize,
+        /// How large each is, in MiB.
+        #[arg(long, default_value_t = 30)]
+        mib: usize,
+        /// How many MiB a second each is given at.
+        #[arg(long, default_value_t = 3)]
+        rate: usize,
+    },
     /// Several gateways on one Postgres: who picks up what, and how many tasks a second.
     Replicas {
         /// A database on the server to use; the run makes its own beside it.
@@ -80,7 +94,7 @@ enum Mode {
     },
     /// Pure arithmetic: how well a poll schedule finds the end of jobs of 2 to 30 s. Starts nothing.
     Schedule(schedule::Schedule),
-    /// The first three, one after the other, with their defaults.
+    /// All but the replicas and the schedule, one after the other, with their defaults.
     All,
 }
 
@@ -104,6 +118,9 @@ async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
         Mode::Lag { tasks, rate, callers } => println!("{}", lag::run(&easel, tasks, rate, callers).await?),
         Mode::Polls { tasks } => println!("{}", polls::run(&easel, tasks).await?),
         Mode::Streams { clients } => println!("{}", streams::run(&easel, clients).await?),
+        Mode::Downloads { results, mib, rate } => {
+            println!("{}", downloads::run(&easel, results, mib, rate).await?);
+        }
         Mode::Replicas { postgres, tasks, callers } => {
             println!("{}", replicas::run(&easel, &postgres, tasks, callers).await?);
         }
@@ -112,6 +129,7 @@ async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
             println!("{}", lag::run(&easel, 1_000, 10.0, 4).await?);
             println!("{}", polls::run(&easel, 200).await?);
             println!("{}", streams::run(&easel, 10_000).await?);
+            println!("{}", downloads::run(&easel, 32, 30, 3).await?);
         }
     }
     Ok(())

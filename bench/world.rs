@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::process::{Process, free_port};
 
@@ -103,6 +103,14 @@ impl World {
     /// The gateway's resident memory in KiB; 0 when it does not run.
     pub fn resident_kib(&self) -> Result<u64> {
         self.gateways[0].as_ref().map_or(Ok(0), Process::resident_kib)
+    }
+
+    /// The most resident memory the gateway ever had, in KiB; 0 when it does not run.
+    pub fn peak_kib(&self) -> Result<u64> {
+        let Some(gateway) = &self.gateways[0] else { return Ok(0) };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
     }
 
     /// Where the gateway listens, without a scheme.

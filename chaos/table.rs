@@ -36,10 +36,12 @@ pub fn expected(point: &str, provider: &str) -> Option<Seen> {
     let polled = matches!(provider, "piapi_flux" | "imagepipeline");
     let streams = provider == "gpt_4o_image";
     Some(match point {
+        // What came inside the answer is gone with the process; what a link leads to is fetched again.
+        "bytes.incoming" if provider == "gpt_image" => Unknown(1),
         // Nothing was promised, or the same task is found under the key, or the lease ends: bought after the restart.
         "accept.received" | "accept.committed" | "claim.committed" |
         // The links are known: the pictures are fetched again, or are here already.
-        "links.committed" | "bytes.stored" | "end.committed" => Once,
+        "links.committed" | "bytes.incoming" | "bytes.stored" | "end.committed" => Once,
         // The intent is committed, and nothing says that the call was not made.
         "intent.committed" if by_the_hour => Again(1),
         "intent.committed" => Unknown(0),

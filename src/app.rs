@@ -16,7 +16,7 @@ use url::Url;
 use crate::api::metrics::Scrape;
 use crate::api::{Api, Feeds, Guard, Keys, Shed};
 use crate::blobs::space::{Floor, FreeSpace, Space};
-use crate::blobs::{Blobs, Folder};
+use crate::blobs::{Blobs, Folder, Place};
 use crate::config::{AuthMode, Config, Problems, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::{Clock, Millis};
@@ -77,14 +77,15 @@ impl App {
             // Another gateway may be writing just now, but not for so long.
             abandoned = Millis(abandoned.0 - 3_600_000);
         }
-        let swept = Blobs::sweep(&config.blobs.url, abandoned).await?;
+        let policy =
+            Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
+        let mut net = Net::open(policy, around.lookup, extra_roots(config)?)?;
+        net.guarded = net.guarded.with_stall(seconds(config.blobs.stall_s));
+        let blobs = Blobs::open(place(&config.blobs, &net)).await?;
+        let swept = blobs.sweep(abandoned).await?;
         if swept > 0 {
             tracing::info!(swept, "half-written pictures of a process that was killed are cleared away");
         }
-        let blobs = Blobs::open(&config.blobs.url).await?;
-        let policy =
-            Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
-        let net = Net::open(policy, around.lookup, extra_roots(config)?)?;
         let offered = open_providers(config, &net)?;
         let webhook_key = store.setting("webhook_key", token()).await?;
         let signing = store.setting("link_key", token()).await?;
@@ -192,6 +193,20 @@ fn limits(config: &Config) -> Limits {
         idle: seconds(config.server.idle_s),
         write_stall: seconds(config.server.write_stall_s),
         connections: config.server.connections,
+    }
+}
+
+fn place(config: &crate::config::Blobs, net: &Net) -> Place {
+    let keys = config.access_key_id.get().zip(config.secret_access_key.get());
+    Place {
+        url: config.url.clone(),
+        downloads: config.downloads,
+        endpoint: config.endpoint.clone(),
+        region: config.region.clone(),
+        keys: keys.map(|(id, secret)| (id.to_owned(), secret.to_owned())),
+        path_style: config.path_style,
+        redirect: config.redirect,
+        client: net.storage.clone(),
     }
 }
 

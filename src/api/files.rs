@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::json::{StrictQuery, content_length};
-use super::picture::{Access, send};
+use super::picture::{Access, Sent, send};
 use super::problem::{ApiError, Common};
 use crate::blobs::{BlobError, MAX_BYTES, Saved};
 use crate::domain::clock::Millis;
@@ -189,7 +189,15 @@ pub(super) async fn get_content(
     let tenant = caller.map(|Extension(caller)| caller.tenant);
     let file = api.store.file(id).await?.filter(|file| signed || Some(&file.tenant) == tenant.as_ref());
     let file = file.ok_or_else(ApiError::not_found)?;
-    send(&api, &file.sha256, file.bytes, file.header.media_type, &id.to_string(), &access, &headers).await
+    let sent = Sent {
+        sha256: &file.sha256,
+        bytes: file.bytes,
+        header: file.header,
+        name: id.to_string(),
+        // Not every provider follows one.
+        redirect: false,
+    };
+    send(&api, sent, &access, &headers).await
 }
 
 /// Remove a file

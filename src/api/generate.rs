@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, HeaderValue, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::Value;
@@ -68,8 +68,9 @@ pub(super) async fn generate(
     }
     let ended = task.phase.terminal();
     let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let (location, body) = (format!("/tasks/{}", task.id), api.view(&task).await?);
-    let mut response = (status, Json(body)).into_response();
+    let location = format!("/tasks/{}", task.id);
+    let mut response = api.whole(&task).await?;
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(location) = HeaderValue::from_str(&location) {

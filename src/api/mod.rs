@@ -20,6 +20,7 @@ mod guesses;
 mod health;
 mod hooks;
 mod image;
+mod inline;
 mod json;
 mod keyring;
 mod keys;

@@ -1,10 +1,11 @@
-//! Sends a picture's bytes: with a key or by a signed address, whole or in part, typed by what they are, and with nothing
-//! a browser could run.
+//! Sends a picture's bytes: with a key or by a signed address, whole, in part or made smaller, typed by what they are, and
+//! with nothing a browser could run; or sends the caller to the bucket that has them.
 
 use axum::body::Body;
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, RANGE, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, RANGE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -14,9 +15,10 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::ApiError;
+use crate::blobs::{Form, WIDTHS};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
-use crate::domain::image::MediaType;
+use crate::domain::image::Header;
 
 /// How a picture is asked for.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -24,6 +26,10 @@ use crate::domain::image::MediaType;
 pub(super) struct Access {
     /// `1`: as a file to save instead of one to show.
     download: Option<u8>,
+    /// Pixels across: 64, 128, 256, 512 or 1024. The picture made smaller, of the same type and shape, for lists and previews;
+    /// one that is no wider, or that cannot be made smaller, comes as it is.
+    #[param(example = 256)]
+    width: Option<u32>,
     /// With `sig`: until when the address holds, in milliseconds since the epoch.
     expires: Option<i64>,
     /// The address's signature; with it no key is needed.
@@ -40,22 +46,59 @@ impl Access {
             Err(ApiError::new(Code::Forbidden, "the address's signature does not hold, or has expired"))
         }
     }
+
+    /// The form of a picture that is asked for, made if need be, and its length.
+    async fn form<'a>(&self, api: &Api, sent: &Sent<'a>) -> Result<(Form<'a>, u64), ApiError> {
+        let whole = (Form::from(sent.sha256), sent.bytes);
+        let Some(width) = self.width else { return Ok(whole) };
+        if !WIDTHS.contains(&width) {
+            let detail = format!("width: must be one of {WIDTHS:?}");
+            return Err(ApiError::new(Code::InvalidRequest, detail));
+        }
+        if width >= sent.header.width {
+            return Ok(whole);
+        }
+        let form = Form { sha256: sent.sha256, width: Some(width) };
+        Ok(api.blobs.make_smaller(form, sent.header).await?.map_or(whole, |length| (form, length)))
+    }
 }
 
-/// Sends the picture kept under `sha256`, `bytes` long, to be saved under `name`.
+/// A picture to be sent.
+pub(super) struct Sent<'a> {
+    /// SHA-256 of its bytes in hex.
+    pub sha256: &'a str,
+    /// Its length.
+    pub bytes: u64,
+    /// What its header says.
+    pub header: Header,
+    /// What it is saved as, without an ending.
+    pub name: String,
+    /// Whether the caller may be sent to the store instead.
+    pub redirect: bool,
+}
+
+/// Sends a picture as it is asked for.
 pub(super) async fn send(
     api: &Api,
-    sha256: &str,
-    bytes: u64,
-    media_type: MediaType,
-    name: &str,
+    sent: Sent<'_>,
     access: &Access,
     asked: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let etag = format!("\"{sha256}\"");
+    let (form, bytes) = access.form(api, &sent).await?;
+    let etag = form.etag();
     let known = |value: &HeaderValue| value.to_str().is_ok_and(|value| value == "*" || value.contains(&etag));
     if asked.get_all(IF_NONE_MATCH).iter().any(known) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+    }
+    let media_type = sent.header.media_type;
+    let how = if access.download == Some(1) { "attachment" } else { "inline" };
+    let disposition = format!("{how}; filename=\"{}.{}\"", sent.name, media_type.extension());
+    if sent.redirect
+        && let Some(url) = api.blobs.link(form, media_type, &disposition).await?
+    {
+        // Kept by nobody for longer than it opens.
+        let headers = [(LOCATION, text(url.as_str())), (CACHE_CONTROL, text("private, max-age=240"))];
+        return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
     }
     let range = asked.get(RANGE).and_then(|value| value.to_str().ok()).and_then(|value| range(value, bytes));
     let part = match range {
@@ -68,7 +111,7 @@ pub(super) async fn send(
         Some(Ok(part)) => Some(part),
         None => None,
     };
-    let opened = api.blobs.get(sha256, part.clone()).await?;
+    let opened = api.blobs.get(form, part.clone()).await?;
     let mut response = Body::from_stream(opened.body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, (opened.range.end - opened.range.start).into());
@@ -76,8 +119,6 @@ pub(super) async fn send(
         let (first, last) = (opened.range.start, opened.range.end.saturating_sub(1));
         headers.insert(CONTENT_RANGE, text(&format!("bytes {first}-{last}/{}", opened.length)));
     }
-    let how = if access.download == Some(1) { "attachment" } else { "inline" };
-    let disposition = format!("{how}; filename=\"{name}.{}\"", media_type.extension());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type.as_str()));
     headers.insert(CONTENT_DISPOSITION, text(&disposition));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -51,7 +51,7 @@ pub(super) async fn get_task(
         }
         None => {}
     }
-    let mut response = Json(api.view(&task).await?).into_response();
+    let mut response = api.whole(&task).await?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if !task.phase.terminal() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));

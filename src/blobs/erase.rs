@@ -5,7 +5,7 @@ use futures_util::TryStreamExt;
 use object_store::{Error, ObjectStoreExt};
 
 use super::hand::Condemned;
-use super::{BlobError, Blobs, path};
+use super::{BlobError, Blobs, derived_keys, path};
 use crate::domain::clock::Millis;
 
 /// What became of the wish to erase something.
@@ -24,7 +24,7 @@ impl Blobs {
         self.hands.condemn(sha256)
     }
 
-    /// Removes what was condemned, unless it was written after `untouched_since`: other processes' hands are not seen from
+    /// Removes what was condemned, with all that was made of it, unless it was written after `untouched_since`: other processes' hands are not seen from
     /// here, but they write anew what they rely on.
     pub async fn erase(
         &self,
@@ -32,15 +32,26 @@ impl Blobs {
         untouched_since: Option<Millis>,
     ) -> Result<Erased, BlobError> {
         let path = path(condemned.sha256());
-        let found = match self.store.head(&path).await {
-            Err(Error::NotFound { .. }) => return Ok(Erased::Gone),
-            found => found?,
-        };
-        if untouched_since.is_some_and(|since| found.last_modified.timestamp_millis() > since.0) {
-            return Ok(Erased::TooYoung);
+        match self.store.head(&path).await {
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+            Ok(found) => {
+                let written = found.last_modified.timestamp_millis();
+                if untouched_since.is_some_and(|since| written > since.0) {
+                    return Ok(Erased::TooYoung);
+                }
+                self.remove(&path).await?;
+            }
         }
-        match self.store.delete(&path).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(Erased::Gone),
+        for derived in derived_keys(condemned.sha256()) {
+            self.remove(&derived).await?;
+        }
+        Ok(Erased::Gone)
+    }
+
+    async fn remove(&self, path: &object_store::path::Path) -> Result<(), BlobError> {
+        match self.store.delete(path).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -66,8 +77,10 @@ impl Blobs {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bytes::Bytes;
+
+    use super::*;
+    use crate::blobs::Place;
 
     const PICTURE: &[u8] = &[
         137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 1, 0, 0, 0, 1, 8, 6, 0, 0, 0,
@@ -78,7 +91,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_go_once_nobody_has_them_in_hand_and_only_when_old_enough() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&format!("file://{}", folder.path().display())).await.unwrap();
+        let blobs = Blobs::open(Place::folder(folder.path())).await.unwrap();
         let saved = blobs.put(Bytes::from_static(PICTURE)).await.unwrap();
         let sha256 = saved.sha256.clone();
         let first = u8::from_str_radix(&sha256[..2], 16).unwrap();
@@ -101,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_that_come_while_they_are_erased_are_written_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&format!("file://{}", folder.path().display())).await.unwrap();
+        let blobs = Blobs::open(Place::folder(folder.path())).await.unwrap();
         let sha256 = blobs.put(Bytes::from_static(PICTURE)).await.unwrap().sha256;
         let condemned = blobs.condemn(&sha256).unwrap();
         let mut coming = Box::pin(blobs.put(Bytes::from_static(PICTURE)));

@@ -1,13 +1,34 @@
-//! Clears away what a killed process left half-written: files under `incoming/`, and the object store's own temporary
-//! files, `NAME#1`. Pictures that are whole are never touched.
+//! Clears away what a killed process left half-written: what lies under `incoming/`, and in a folder the object store's own
+//! temporary files, `NAME#1`. Pictures that are whole are never touched.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{BlobError, Blobs};
+use crate::domain::clock::Millis;
+
+/// Other gateways may be writing to the same bucket just now, but none takes so long for one picture.
+const WRITING: Duration = Duration::from_hours(1);
+
+impl Blobs {
+    /// Clears away what was left half-written before that moment, and answers with the number of pieces. In a bucket, what is
+    /// younger than an hour is left alone.
+    pub async fn sweep(&self, before: Millis) -> Result<usize, BlobError> {
+        if let Some(bucket) = &self.bucket {
+            return Ok(bucket.sweep(Millis(before.0 - WRITING.as_millis().try_into().unwrap_or(0))).await?);
+        }
+        let Some(folder) = self.folder.clone() else { return Ok(0) };
+        let before = UNIX_EPOCH + Duration::from_millis(before.0.try_into().unwrap_or(0));
+        let swept = tokio::task::spawn_blocking(move || sweep(&folder, before)).await;
+        let swept = swept.map_err(|e| e.to_string()).and_then(|swept| swept.map_err(|e| e.to_string()));
+        swept.map_err(|reason| BlobError::Open { url: "incoming".to_owned(), reason })
+    }
+}
 
 /// Removes those last written before `before` and answers with their number.
-pub(super) fn sweep(folder: &Path, before: SystemTime) -> io::Result<usize> {
+fn sweep(folder: &Path, before: SystemTime) -> io::Result<usize> {
     let mut removed = 0;
     let mut folders = vec![(folder.to_owned(), false)];
     while let Some((next, incoming)) = folders.pop() {

@@ -141,6 +141,7 @@ impl Config {
             self.origin.note_secret(name, secret.get().unwrap_or_default());
         };
         self.auth.resolve(&mut resolve);
+        self.blobs.resolve(&mut resolve);
         for (id, provider) in &mut self.providers {
             resolve(format!("providers.{id}.api_key"), &mut provider.api_key);
         }

@@ -11,7 +11,7 @@ use super::size::MAX_SIDE;
 
 /// The most pixels a picture may have.
 pub const MAX_PIXELS: u64 = 100_000_000;
-/// How many leading bytes are enough to read any accepted header.
+/// How many leading bytes are nearly always enough to read a header: only a camera's or an editor's notes can be longer.
 pub const HEADER_BYTES: usize = 256 * 1024;
 
 /// Standard alphabet, with or without padding.
@@ -135,7 +135,8 @@ pub enum NotAPicture {
     },
 }
 
-/// Reads a picture's header from its first bytes; [`HEADER_BYTES`] are always enough.
+/// Reads a picture's header from its first bytes; [`HEADER_BYTES`] are nearly always enough, and with fewer than it needs
+/// the answer is [`NotAPicture::Header`].
 pub fn read_header(first: &[u8]) -> Result<Header, NotAPicture> {
     use imagesize::{Compression, ImageType};
     let media_type = match imagesize::image_type(first).map_err(|_| NotAPicture::Type)? {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::id::FileId;
+use super::image::MediaType;
 use super::money::Usd;
 use super::retention::Retention;
 use super::secret::sha256_hex;
@@ -248,7 +249,9 @@ pub struct Outpaint {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Output {
-    /// File type; absent: as the provider made it.
+    /// File type; absent: as the provider made it. Where the provider cannot draw in it, the picture is converted here (JPEG at
+    /// quality 90 on white, PNG and WebP without loss); one that cannot be converted is kept as it came and reported in
+    /// `adjustments`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
     /// As a link, or also as base64 in the task.
@@ -266,13 +269,25 @@ pub enum Format {
     Webp,
 }
 
+impl Format {
+    /// As a picture's type.
+    pub const fn media_type(self) -> MediaType {
+        match self {
+            Self::Png => MediaType::Png,
+            Self::Jpeg => MediaType::Jpeg,
+            Self::Webp => MediaType::Webp,
+        }
+    }
+}
+
 /// Ways a picture reaches the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Handover {
     /// `images[].url`
     Url,
-    /// `images[].b64_json` beside the URL, in answers to GET; never in events or webhooks.
+    /// `images[].b64_json` beside the URL, in the answers of `GET /tasks/{id}` and of `POST /generate` when it has waited for the
+    /// end; never in lists, events or webhooks.
     B64,
 }
 

@@ -181,6 +181,10 @@ pub struct ImageView {
     pub sha256: String,
     /// What it shows.
     pub kind: ImageKind,
+    /// Its bytes, base64-encoded: with `output.delivery = "b64"`, in answers about the one task alone; never in lists, events
+    /// or webhooks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub b64_json: Option<String>,
 }
 
 /// A result that came after its task had ended.
@@ -353,6 +357,7 @@ fn picture(task: &Task, image: &StoredImage, links: &Links, now: Millis) -> Imag
         bytes: image.bytes,
         sha256: image.sha256.clone(),
         kind: image.kind,
+        b64_json: None,
     }
 }
 

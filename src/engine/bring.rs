@@ -83,7 +83,8 @@ impl Inner {
         }
     }
 
-    async fn keep(&self, task: Box<Task>, here: Vec<Option<Saved>>) {
+    async fn keep(&self, mut task: Box<Task>, here: Vec<Option<Saved>>) {
+        let here = self.convert(&mut task, here).await;
         // In hand until the rows are committed.
         let _held = here.clone();
         let kinds = task.state.outputs.iter().map(|output| output.kind);

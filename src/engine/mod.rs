@@ -7,6 +7,7 @@ mod allowed;
 mod bring;
 mod cancel;
 mod catalog;
+mod convert;
 mod crowd;
 mod deliver;
 mod drive;

@@ -13,6 +13,7 @@ use crate::domain::param::{Carrier, ParamName};
 use crate::domain::request::{GenerateRequest, Operation, Strategy};
 use crate::domain::task::RouteTaken;
 use crate::domain::validate::{FieldCode, FieldError};
+use crate::net::policy::private_literal;
 
 /// A route that can serve the request.
 #[derive(Debug, Clone)]
@@ -186,7 +187,8 @@ fn undeliverable(request: &GenerateRequest, offer: &Offer) -> Vec<FieldError> {
             Some("loras") => (ParamName::Loras, false),
             _ => (ParamName::Controls, false),
         };
-        (made_here || input.url.is_none()) && offer.carriers(name) == [Carrier::Url]
+        (made_here || input.url.as_deref().is_none_or(private_literal))
+            && offer.carriers(name) == [Carrier::Url]
     });
     let detail =
         "this route takes addresses only, and the gateway has no server.public_url to serve the image at";

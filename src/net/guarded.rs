@@ -22,10 +22,8 @@ const MAX_HOPS: usize = 3;
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// A whole download.
 const TOTAL: Duration = Duration::from_mins(2);
-/// Below this many bytes a second, over any window of [`PACE`], a download is given up.
+/// Below this many bytes a second, over any window of its patience, a download is given up.
 const LEAST_RATE: u64 = 10 * 1024;
-/// The window in which the pace is judged.
-const PACE: Duration = Duration::from_secs(10);
 
 /// How much of the answer to a letter is read.
 const LEAST_BODY: usize = 4 * 1024;
@@ -63,6 +61,8 @@ pub struct Guarded {
     client: reqwest::Client,
     /// For letters: a connection each, because one kept open may be closed under a letter that was already read.
     letters: reqwest::Client,
+    /// The window in which a download's pace is judged.
+    stall: Duration,
 }
 
 /// What a receiver said to a letter.
@@ -79,6 +79,7 @@ pub struct Receipt {
 pub struct Fetched {
     response: reqwest::Response,
     ends: Instant,
+    stall: Duration,
 }
 
 impl Guarded {
@@ -100,7 +101,13 @@ impl Guarded {
             .pool_idle_timeout(Duration::from_secs(20))
             .build()
             .map_err(|e| NetError(e.to_string()))?;
-        Ok(Self { policy, lookup, client, letters })
+        Ok(Self { policy, lookup, client, letters, stall: Duration::from_secs(10) })
+    }
+
+    /// The same with another window in which a download's pace is judged; it is 10 s.
+    #[must_use]
+    pub fn with_stall(self, stall: Duration) -> Self {
+        Self { stall, ..self }
     }
 
     /// Whether an address could be fetched at all, before anything is resolved.
@@ -158,7 +165,7 @@ impl Guarded {
             let status = response.status();
             if !status.is_redirection() {
                 return if status.is_success() {
-                    Ok(Fetched { response, ends })
+                    Ok(Fetched { response, ends, stall: self.stall })
                 } else {
                     Err(FetchError::Status(status.as_u16()))
                 };
@@ -176,18 +183,14 @@ impl Guarded {
 
 impl Fetched {
     /// The body, piece by piece; it ends with an error when it exceeds `most` bytes, falls short of its announced length
-    /// or crawls.
+    /// or crawls. What is announced is not believed: bytes are counted.
     pub fn body(self, most: u64) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + Unpin {
-        let announced = self.response.content_length();
-        let ends = self.ends;
+        let (ends, stall) = (self.ends, self.stall);
         let state = (Box::pin(self.response.bytes_stream()), 0u64, (Instant::now(), 0u64));
         Box::pin(futures_util::stream::try_unfold(
             state,
             move |(mut bytes, read, (since, before))| async move {
-                if announced.is_some_and(|length| length > most) {
-                    return Err(FetchError::TooLarge(most));
-                }
-                let Ok(next) = timeout_at(ends.min(since + PACE), bytes.next()).await else {
+                let Ok(next) = timeout_at(ends.min(since + stall), bytes.next()).await else {
                     return Err(FetchError::Broken("the download took too long".into()));
                 };
                 let Some(piece) = next.transpose().map_err(broken)? else { return Ok(None) };
@@ -196,7 +199,7 @@ impl Fetched {
                     return Err(FetchError::TooLarge(most));
                 }
                 // A window is over when it has seen its share of bytes; one that never does ends the download.
-                let window = if read - before >= LEAST_RATE * PACE.as_secs() {
+                let window = if read - before >= LEAST_RATE * stall.as_secs().max(1) {
                     (Instant::now(), read)
                 } else {
                     (since, before)

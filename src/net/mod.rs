@@ -24,7 +24,7 @@ pub const USER_AGENT: &str = concat!("easel/", env!("CARGO_PKG_VERSION"));
 #[error("cannot set up TLS: {0}")]
 pub struct NetError(pub(crate) String);
 
-/// The three clients.
+/// The clients.
 #[derive(Clone)]
 pub struct Net {
     /// For what costs money.
@@ -33,10 +33,12 @@ pub struct Net {
     pub upstream: reqwest::Client,
     /// For addresses somebody else chose.
     pub guarded: Guarded,
+    /// For the object store that keeps the pictures, where there is one.
+    pub storage: reqwest::Client,
 }
 
 impl Net {
-    /// Makes the three clients. `extra_roots` are certificates trusted beside the system's.
+    /// Makes the clients. `extra_roots` are certificates trusted beside the system's.
     pub fn open(
         policy: Policy,
         lookup: Arc<dyn Lookup>,
@@ -46,6 +48,7 @@ impl Net {
         Ok(Self {
             paid: Paid::new(tls.clone()),
             upstream: upstream(tls.clone())?,
+            storage: storage(tls.clone())?,
             guarded: Guarded::new(policy, lookup, tls)?,
         })
     }
@@ -55,6 +58,11 @@ impl Net {
 /// cookie and takes no proxy from the environment.
 fn upstream(tls: rustls::ClientConfig) -> Result<reqwest::Client, NetError> {
     plain(tls).timeout(Duration::from_secs(30)).build().map_err(|e| NetError(e.to_string()))
+}
+
+/// A pooled client for the object store. A picture may take its time, a silence may not.
+fn storage(tls: rustls::ClientConfig) -> Result<reqwest::Client, NetError> {
+    plain(tls).read_timeout(Duration::from_secs(30)).build().map_err(|e| NetError(e.to_string()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "net/ is the maker of clients")]

@@ -134,6 +134,16 @@ pub enum Reach {
     Private,
 }
 
+/// Whether an address says in numbers that only we can reach it. One that says it by a name is found out when it is resolved.
+pub fn private_literal(address: &str) -> bool {
+    let url = Url::parse(address);
+    match url.as_ref().ok().and_then(Url::host) {
+        Some(Host::Ipv4(ip)) => !public(ip.into()),
+        Some(Host::Ipv6(ip)) => !public(ip.into()),
+        _ => false,
+    }
+}
+
 fn public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => public_v4(ip),
@@ -256,6 +266,21 @@ mod tests {
         assert!(!refused(&open(&["127.0.0.1/32"]), "http://127.0.0.1:8080/"));
         assert!(refused(&open(&["127.0.0.1/32"]), "http://127.0.0.2/"));
         assert!(!refused(&open(&["127.0.0.1/32"]), "http://[::ffff:127.0.0.1]/"));
+    }
+
+    #[test]
+    fn numbers_tell_who_can_reach_them() {
+        for private in [
+            "http://10.1.2.3/a.png",
+            "http://127.0.0.1:80/",
+            "https://[fd00::1]/",
+            "http://[::ffff:10.0.0.1]/",
+        ] {
+            assert!(private_literal(private), "{private}");
+        }
+        for other in ["https://8.8.8.8/", "https://[2606:4700::1111]/", "https://example.com/", "nothing"] {
+            assert!(!private_literal(other), "{other}");
+        }
     }
 
     struct Names(&'static [&'static str]);

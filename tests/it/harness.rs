@@ -403,12 +403,12 @@ pub async fn listen() -> TcpListener {
 
 /// A configuration whose every provider is the simulator.
 pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) -> String {
-    let blobs = folder.path().join("blobs");
+    let blobs = format!("[blobs]\nurl = \"file://{}\"\n", folder.path().join("blobs").display());
+    let blobs = if more.contains("[blobs]") { String::new() } else { blobs };
     let text = format!(
         "[auth]\npepper = \"test-pepper\"\n\
          [[auth.keys]]\nname = \"test\"\nkey = \"{KEY}\"\nrole = \"admin\"\n[[auth.keys]]\nname = \"other\"\ntenant = \"other\"\nkey = \"{OTHER_KEY}\"\n\
-         [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{}\"\n",
-        blobs.display()
+         [store]\nurl = \"{store}\"\n{blobs}"
     );
     let own_net = more.contains("[net]");
     let net = "[net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n";
@@ -421,5 +421,6 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
         )
     });
     let providers = if more.starts_with(ONLY) { String::new() } else { providers.collect() };
-    text + &providers + &more.replace("{upstream}", upstream)
+    let folder = folder.path().display().to_string();
+    text + &providers + &more.replace("{upstream}", upstream).replace("{folder}", &folder)
 }
