@@ -68,7 +68,7 @@ async fn told(gateway: &Gateway) -> Vec<String> {
         .collect()
 }
 
-fn body(fault: &str, more: Value) -> String {
+fn body(fault: &str, more: &Value) -> String {
     let mut body = json!({"prompt": format!("a cat [[sim: {fault}]]"), "model": "piapi_flux/Qubico/flux1-schnell", "size": "64x64"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body.to_string()
@@ -94,7 +94,7 @@ async fn each_course_leaves_its_lines(
     #[case] expected: &[&str],
 ) {
     let gateway = Gateway::start(db).await;
-    let task = gateway.run(&body(fault, more)).await;
+    let task = gateway.run(&body(fault, &more)).await;
     let mut found = told(&gateway).await;
     found.sort();
     let mut expected = expected.to_vec();
@@ -108,7 +108,7 @@ async fn each_course_leaves_its_lines(
 #[tokio::test]
 async fn what_is_set_aside_is_shown_until_the_end(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::start(db).await;
-    let task = gateway.generate(&body("time=30", json!({}))).await;
+    let task = gateway.generate(&body("time=30", &json!({}))).await;
     let id = task["id"].as_str().unwrap();
     assert_eq!(
         (task["cost"]["reserved_usd"].as_str(), task["cost"]["actual_usd"].as_str()),
@@ -122,12 +122,12 @@ async fn what_is_set_aside_is_shown_until_the_end(#[values(Db::Sqlite, Db::Postg
         (Some("0"), Some("0.0015"))
     );
     // Called off before it was sent, all of it is given back.
-    let task = gateway.generate(&body("time=30", json!({}))).await;
+    let task = gateway.generate(&body("time=30", &json!({}))).await;
     let path = format!("/tasks/{}/cancel", task["id"].as_str().unwrap());
     assert_eq!(gateway.post(&path, "").await.json()["cost"]["reserved_usd"], "0");
     assert_eq!(sum(&lines(&gateway).await), [0, 0, 1_500_000]);
     // Where no price is known, nothing is.
-    let task = gateway.generate(&body("time=1", json!({"model": "imagepipeline/flux-schnell"}))).await;
+    let task = gateway.generate(&body("time=1", &json!({"model": "imagepipeline/flux-schnell"}))).await;
     assert_eq!(task["cost"]["reserved_usd"], Value::Null);
     gateway.stop().await;
 }
@@ -177,7 +177,7 @@ async fn parts_called_off_cost_what_the_others_cost(#[values(Db::Sqlite, Db::Pos
 #[tokio::test]
 async fn a_late_result_is_settled_once(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::configured(db, &format!("[server]\npublic_url = \"{ITSELF}\"\n")).await;
-    let late = body("reset_accepted hook=late hook_delay=2000 time=5", json!({}));
+    let late = body("reset_accepted hook=late hook_delay=2000 time=5", &json!({}));
     let id = gateway.run(&late).await["id"].as_str().unwrap().to_owned();
     assert_eq!(sum(&lines(&gateway).await), [0, 1_500_000, 0]);
     gateway.clock.advance(std::time::Duration::from_secs(2000));
@@ -198,7 +198,7 @@ async fn a_late_result_is_settled_once(#[values(Db::Sqlite, Db::Postgres)] db: D
         "{task}"
     );
     // Found by its callback to have failed without being charged, it is given back.
-    let refunded = body("reset_accepted hook=late hook_delay=2000 time=5 fail=1 billed=false", json!({}));
+    let refunded = body("reset_accepted hook=late hook_delay=2000 time=5 fail=1 billed=false", &json!({}));
     let id = gateway.run(&refunded).await["id"].as_str().unwrap().to_owned();
     gateway.clock.advance(std::time::Duration::from_secs(2000));
     gateway.simulator.ring().await;
@@ -218,11 +218,11 @@ async fn a_late_result_is_settled_once(#[values(Db::Sqlite, Db::Postgres)] db: D
 #[tokio::test]
 async fn of_each_kind_there_is_one_line(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::start(db).await;
-    gateway.run(&body("fail=1000 billed=false", json!({}))).await;
+    gateway.run(&body("fail=1000 billed=false", &json!({}))).await;
     let doubled: Vec<(String,)> =
         rows(&gateway, "SELECT about FROM ledger GROUP BY task_id, about, kind HAVING COUNT(*) > 1").await;
     assert!(doubled.is_empty());
-    let (headers, body) = ([("idempotency-key", "k")], body("time=1", json!({})));
+    let (headers, body) = ([("idempotency-key", "k")], body("time=1", &json!({})));
     let first = gateway.send(Method::POST, "/generate", &headers, Some(&body)).await;
     let replayed = gateway.send(Method::POST, "/generate", &headers, Some(&body)).await;
     assert_eq!(first.json()["id"], replayed.json()["id"]);

@@ -13,7 +13,7 @@ use crate::retries::{ACCEPTED, REFUSED, UNKNOWN};
 
 const RICH: &str = "easel_rich_0123456789abcdef";
 /// Tasks that are open at once.
-const BATCH: usize = 50;
+const BATCH: usize = 400;
 
 /// Servers paid by the hour have no price of their own; under a budget they need one.
 const PRICE: &str = "[providers.hours]\nkind = \"imagepipeline\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\n\
@@ -57,13 +57,12 @@ async fn settle(gateway: &Gateway) {
     loop {
         gateway.app.engine.run_until_idle().await.unwrap();
         gateway.simulator.ring().await;
-        gateway.app.engine.run_until_idle().await.unwrap();
         if gateway.app.store.open_tasks().await.unwrap().is_empty() {
             return;
         }
         gateway.advance_to_next().await;
         // Nothing hangs on looking at the very moment.
-        gateway.clock.advance(Duration::from_secs(2));
+        gateway.clock.advance(Duration::from_secs(30));
     }
 }
 
