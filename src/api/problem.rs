@@ -50,7 +50,8 @@ impl From<StoreError> for ApiError {
                 Self::new(Code::Internal, "a stored row cannot be read")
             }
             error => {
-                tracing::error!(%error, "the store did not answer");
+                // The store tells of its failures itself, and not for every caller.
+                tracing::debug!(%error, "a caller was told that the store did not answer");
                 Self::new(Code::StoreUnavailable, "the database did not answer")
             }
         }

@@ -17,7 +17,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
-use super::load::{Load, committed};
+use super::load::Load;
 use super::reach::Pool;
 use super::writer::Writer;
 use crate::chaos::planted;
@@ -120,10 +120,11 @@ impl Db {
 
     pub async fn reader(&self) -> Result<Reader, StoreError> {
         let _operation = self.load().begin();
-        Ok(match self {
-            Self::Sqlite { readers, .. } => Reader::Sqlite(readers.acquire().await?),
-            Self::Postgres { pool, .. } => Reader::Postgres(pool.acquire().await?),
-        })
+        let reader = match self {
+            Self::Sqlite { readers, .. } => readers.acquire().await.map(Reader::Sqlite),
+            Self::Postgres { pool, .. } => pool.acquire().await.map(Reader::Postgres),
+        };
+        Ok(reader.inspect_err(|error| self.load().failed(error))?)
     }
 
     /// Runs `work` in a transaction and answers once it is committed durably. An error undoes all of it.
@@ -137,7 +138,7 @@ impl Db {
             Self::Sqlite { writer, .. } => writer.run(work).await,
             Self::Postgres { pool, .. } => transact(pool, work).await,
         };
-        committed(began, &outcome, matches!(outcome, Err(StoreError::Unavailable(_))));
+        self.load().wrote(began, &outcome);
         outcome
     }
 

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
 
+use super::StoreError;
 use crate::domain::meter;
 
 /// The rate is taken over about so long.
 const OVER: Duration = Duration::from_secs(5);
 /// And not before this much has passed since it was taken last.
 const EVERY: Duration = Duration::from_millis(500);
+/// A database that is away is told of this often, however many ask for it.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// How busy the database is.
 #[derive(Default)]
@@ -20,6 +23,8 @@ pub struct Load {
     under_way: AtomicUsize,
     done: AtomicU64,
     rate: Mutex<Option<Rate>>,
+    /// When a failure was last told of, and how many there were since.
+    told: Mutex<Option<(Instant, u64)>>,
 }
 
 struct Rate {
@@ -58,6 +63,31 @@ impl Load {
         Duration::try_from_secs_f64(waiting / self.per_s(Instant::now())).unwrap_or(Duration::MAX)
     }
 
+    /// Notes how a write fared.
+    pub(super) fn wrote<T>(&self, began: Instant, outcome: &Result<T, StoreError>) {
+        match outcome {
+            Ok(_) => histogram!(meter::STORE_COMMIT).record(began.elapsed()),
+            Err(StoreError::Unavailable(error)) => self.failed(error),
+            Err(_) => {}
+        }
+    }
+
+    /// The database did not do what it was asked.
+    pub(super) fn failed(&self, error: &sqlx::Error) {
+        counter!(meter::STORE_ERRORS).increment(1);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = match &mut *told {
+            Some((at, more)) if at.elapsed() < TELL_EVERY => {
+                *more += 1;
+                return;
+            }
+            Some((_, more)) => *more,
+            None => 0,
+        };
+        *told = Some((Instant::now(), 0));
+        tracing::error!(%error, since_then = more, "the database did not do what it was asked");
+    }
+
     /// Operations a second, lately.
     fn per_s(&self, now: Instant) -> f64 {
         let done = self.done.load(Ordering::Relaxed);
@@ -73,15 +103,6 @@ impl Load {
             *before = Rate { at: now, done, per_s };
         }
         before.per_s
-    }
-}
-
-/// Notes how a write fared.
-pub(super) fn committed<T, E: std::fmt::Debug>(began: Instant, outcome: &Result<T, E>, lost: bool) {
-    if outcome.is_ok() {
-        histogram!(meter::STORE_COMMIT).record(began.elapsed());
-    } else if lost {
-        counter!(meter::STORE_ERRORS).increment(1);
     }
 }
 
