@@ -152,7 +152,7 @@ async fn a_thousand_callbacks_at_three_gateways_are_one_transition() {
             tokio::task::yield_now().await;
         }
     };
-    let (rung, ()) = tokio::join!(stream::iter(rings).buffer_unordered(200).collect::<Vec<_>>(), working);
+    let (rung, ()) = tokio::join!(stream::iter(rings).buffer_unordered(30).collect::<Vec<_>>(), working);
     assert!(rung.iter().all(StatusCode::is_success), "{rung:?}");
     three.work().await;
     let told = told(three.urls()[2], &id).await;
