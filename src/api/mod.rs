@@ -58,9 +58,9 @@ use utoipa_axum::routes;
 
 pub use feed::Feeds;
 pub use guard::Guard;
-pub use shed::Shed;
 pub use keyring::Keys;
 pub use reload::{Reload, Reloaded};
+pub use shed::Shed;
 
 use crate::blobs::{Blobs, Folder};
 use crate::domain::clock::Clock;

@@ -40,6 +40,9 @@ impl Blobs {
                 wrong(format!("blobs.{name}: must be at least 1"));
             }
         }
+        if self.min_free_percent > 100 {
+            wrong("blobs.min_free_percent: must be at most 100".into());
+        }
         if self.url.strip_prefix("file://").is_some_and(|folder| !folder.is_empty()) {
             if self.redirect {
                 wrong("blobs.redirect: only a bucket (s3://…) can hand pictures out by itself".into());
@@ -106,9 +109,6 @@ mod tests {
         ] {
             let problems = problems(bad);
             assert!(problems.len() == 1 && problems[0].starts_with(about), "{bad:?}: {problems:?}");
-        }
-        if self.min_free_percent > 100 {
-            wrong("blobs.min_free_percent: must be at most 100".into());
         }
     }
 }

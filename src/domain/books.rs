@@ -136,6 +136,7 @@ mod tests {
             token_hash: None,
             made: Vec::new(),
             look_at: None,
+            lacking_since: None,
             started_at: Millis(1),
             finished_at: None,
         };
