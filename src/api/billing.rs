@@ -22,6 +22,7 @@ use crate::domain::validate::{FieldCode, FieldError};
 
 /// Which attempts, and how many.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AskAttempts {
     /// What is known of their billing; `unknown` unless said otherwise.

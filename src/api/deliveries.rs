@@ -66,6 +66,7 @@ impl DeliveryView {
 
 /// Which deliveries, and how many.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListDeliveries {
     /// Only those in this state: `dead` lists what no receiver took.

@@ -22,6 +22,7 @@ use crate::domain::image::Header;
 
 /// How a picture is asked for.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Access {
     /// `1`: as a file to save instead of one to show.

@@ -16,6 +16,7 @@ use crate::store::{Grouping, UsageFilter};
 
 /// Which days.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AskSpend {
     /// From this day on; 30 days ago unless said otherwise.

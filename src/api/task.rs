@@ -21,6 +21,7 @@ use crate::engine::Caller;
 
 /// How long to wait for the end.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wait {
     /// Seconds, 1 to 60: answer when the task has ended, or after this time.

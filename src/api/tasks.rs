@@ -23,6 +23,7 @@ const MAX_LABELS: usize = 16;
 
 /// Which tasks, and how many.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListTasks {
     /// Only tasks that stand so.

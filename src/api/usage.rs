@@ -42,6 +42,7 @@ pub(super) enum GroupBy {
 
 /// What to add up, and how.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AskUsage {
     /// By what; `day` unless said otherwise.
