@@ -45,6 +45,7 @@ use crate::providers::Shown;
         (status = 200, description = "The task has ended within the wait, or was there already and has ended; or its events, as they come",
             content((TaskView = "application/json"), (String = "text/event-stream"))),
         (status = 202, description = "The task is stored", body = TaskView),
+        (status = 403, description = "The key may not ask for this model", body = crate::domain::view::Problem, content_type = "application/problem+json"),
         WithBody, Common,
     )
 )]
@@ -134,7 +135,11 @@ pub(super) struct RejectedRoute {
 #[utoipa::path(
     post, path = "/generate/dry-run", tag = "Generate",
     request_body = GenerateRequest,
-    responses((status = 200, description = "What would become of it", body = DryRun), WithBody, Common)
+    responses(
+        (status = 200, description = "What would become of it", body = DryRun),
+        (status = 403, description = "The key may not ask for this model", body = crate::domain::view::Problem, content_type = "application/problem+json"),
+        WithBody, Common,
+    )
 )]
 pub(super) async fn dry_run(
     State(api): State<Api>,

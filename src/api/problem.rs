@@ -189,7 +189,7 @@ fn documented(code: Code, text: &str) -> utoipa::openapi::RefOr<utoipa::openapi:
 responses! { Common,
     "401" Unauthorized "No key, or one that is not known";
     "404" NotFound "No such thing, or another tenant's";
-    "429" RateLimited "The key has made as many requests as it may this minute; `Retry-After` says when to ask again";
+    "429" RateLimited "As many requests this minute, open tasks or streams as may be; `Retry-After` says when to ask again";
     "500" Internal "A defect in the gateway";
     "503" StoreUnavailable "The database does not answer; `Retry-After` says when to ask again";
 }

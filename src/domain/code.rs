@@ -91,7 +91,7 @@ codes! {
     RateLimited "rate_limited" 429 true "Too many requests",
         "Wait for `Retry-After` seconds; the `RateLimit` headers tell how much is left.";
     QueueFull "queue_full" 429 true "Too many open tasks",
-        "The tenant or the gateway has as many open tasks as it may. Wait for `Retry-After` seconds.";
+        "The key, the tenant or the gateway has as many open tasks as it may. Wait for `Retry-After` seconds.";
     Overloaded "overloaded" 503 true "Gateway is overloaded",
         "The gateway sheds load to keep its promises. Nothing was stored; wait for `Retry-After` seconds.";
     Draining "draining" 503 true "Gateway is shutting down",

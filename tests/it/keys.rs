@@ -69,6 +69,7 @@ async fn a_key_is_made_exchanged_and_revoked(#[values(Db::Sqlite, Db::Postgres)]
     assert_eq!(gateway.get(&path).await.status, 404);
 
     // Exchanged: both open for a day, then only the new one.
+    gateway.clock.advance(Duration::from_millis(1));
     let rotated = gateway.post(&format!("/admin/keys/{id}/rotate"), "").await;
     assert_eq!((rotated.status.as_u16(), rotated.header("cache-control")), (200, Some("no-store")));
     let second = rotated.json()["key"].as_str().unwrap().to_owned();
