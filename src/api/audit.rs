@@ -17,7 +17,8 @@ use crate::store::AuditFilter;
 
 /// Acts by an id in their path that are written down when they succeed. Acts on keys and on the configuration write their
 /// own entries, with what they changed.
-const ACTS: [(&str, &str, &str); 4] = [
+const ACTS: [(&str, &str, &str); 5] = [
+    ("POST", "/admin/log", "log.level"),
     ("POST", "/webhooks/{id}/rotate", "webhook.rotate"),
     ("POST", "/webhooks/secret/rotate", "webhook_secret.rotate"),
     ("DELETE", "/webhooks/{id}", "webhook.remove"),

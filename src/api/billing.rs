@@ -9,11 +9,13 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::attempts::AttemptView;
+use super::audit::actor;
 use super::json::{StrictJson, StrictQuery};
 use super::page::{cursor, limit, page, read_cursor};
 use super::problem::{ApiError, Common, WithBody};
 use super::spend::admins_only;
 use crate::domain::attempt::{Billing, Verdict};
+use crate::domain::audit::{Entry, Outcome};
 use crate::domain::code::Code;
 use crate::domain::id::TaskId;
 use crate::domain::key::Key;
@@ -152,10 +154,13 @@ pub(super) async fn judge(
     let verdict = Verdict { charged: finding.charged_usd, ..Verdict::new(billed, evidence) };
     let (attempt, changed) = api.engine.mark(id, verdict).await?;
     if changed {
-        tracing::info!(
-            target: "audit", key = key.name, tenant = key.tenant, attempt.id = %attempt.id, task.id = %attempt.task,
-            billed = billed.as_str(), charged_usd = attempt.charged.map(|usd| usd.to_string()), "an attempt's billing was resolved"
-        );
+        let entry = Entry::new(api.clock.as_ref(), actor(&key), "attempt.billing", id.to_string(), Outcome::Done)
+            .with("task", attempt.task.to_string())
+            .with("billed", billed.as_str())
+            .with("charged_usd", attempt.charged.map(|usd| usd.to_string()));
+        if let Err(error) = api.store.audit(entry).await {
+            tracing::error!(%error, attempt.id = %id, "a mark could not be written into the audit");
+        }
     }
     Ok(Json(attempt.into()))
 }
