@@ -123,6 +123,15 @@ impl Paid {
             Ok(stream) => stream?,
             Err(_) => return Err(PaidError::not_sent(NotSent::Connect, "connecting took too long")),
         };
+        self.exchange(stream, request, order).await
+    }
+
+    async fn exchange(
+        &self,
+        stream: Stream,
+        request: http::Request<Full<Bytes>>,
+        order: Order,
+    ) -> Result<Response, PaidError> {
         let sent = Arc::new(AtomicU64::new(0));
         let counted = Counted { stream, sent: Arc::clone(&sent) };
         let lost = |error: String| match sent.load(Ordering::Acquire) {
@@ -269,5 +278,31 @@ impl AsyncWrite for Counted {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         delegate!(self, stream => stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// R6: what could not write its first byte was not received.
+    #[tokio::test]
+    async fn a_connection_that_takes_no_byte_has_sent_nothing() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let _theirs = listener.accept().await.unwrap();
+        ours.shutdown().await.unwrap();
+        let order = Order {
+            url: "http://127.0.0.1/x".parse().unwrap(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(b"{}"),
+            head_within: Duration::from_secs(10),
+            not_after: Instant::now() + Duration::from_secs(10),
+        };
+        let paid = Paid::new(crate::net::tls::config(Vec::new()).unwrap());
+        let error = paid.exchange(Stream::Plain(ours), request(&order).unwrap(), order).await.map(drop);
+        assert!(matches!(error, Err(PaidError::NotSent { cause: NotSent::Write, .. })), "{error:?}");
     }
 }

@@ -20,6 +20,9 @@ use super::StoreError;
 use super::writer::Writer;
 use crate::chaos::planted;
 
+/// More than there are queries, so that each is prepared once.
+const STATEMENTS: usize = 512;
+
 /// The migrations, compiled in. A database that is ahead of them is a newer replica's work, and is left alone.
 fn migrations() -> Migrator {
     let mut migrations = sqlx::migrate!("./migrations");
@@ -158,6 +161,7 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .foreign_keys(true)
+        .statement_cache_capacity(STATEMENTS)
         .busy_timeout(Duration::from_secs(5));
     let mut writing = SqliteConnection::connect_with(&options).await.map_err(|e| failed(e.to_string()))?;
     check_version(&mut writing).await.map_err(failed)?;
@@ -165,6 +169,8 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
     let readers = SqlitePoolOptions::new()
         .max_connections(4)
         .acquire_timeout(Duration::from_secs(5))
+        // A file does not hang up.
+        .test_before_acquire(false)
         .connect_with(options.read_only(true).create_if_missing(false))
         .await
         .map_err(|e| failed(e.to_string()))?;
@@ -198,7 +204,8 @@ async fn check_version(conn: &mut SqliteConnection) -> Result<(), String> {
 
 async fn open_postgres(url: &str, migrate: bool) -> Result<Db, StoreError> {
     let failed = |reason: String| StoreError::Open { url: without_credentials(url), reason };
-    let options = PgConnectOptions::from_str(url).map_err(|e| failed(e.to_string()))?.options([
+    let options = PgConnectOptions::from_str(url).map_err(|e| failed(e.to_string()))?;
+    let options = options.statement_cache_capacity(STATEMENTS).options([
         ("synchronous_commit", "on"),
         ("statement_timeout", "30s"),
         ("lock_timeout", "5s"),
@@ -207,6 +214,11 @@ async fn open_postgres(url: &str, migrate: bool) -> Result<Db, StoreError> {
     let pool = PgPoolOptions::new()
         .max_connections(16)
         .acquire_timeout(Duration::from_secs(5))
+        // One that served a moment ago is not asked again whether it lives: that would be a journey for each query.
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move { Ok(meta.idle_for < Duration::from_secs(1) || conn.ping().await.is_ok()) })
+        })
         .connect_with(options)
         .await
         .map_err(|e| failed(e.to_string()))?;

@@ -95,6 +95,7 @@ pub struct Store {
     changes: Arc<Changes>,
     news: Arc<news::News>,
     endpoints: Arc<webhooks::Endpoints>,
+    lines: Arc<queue::Lines>,
     /// How links in webhooks are made; without it none are written.
     links: Option<Links>,
 }
@@ -113,7 +114,7 @@ impl Store {
             time::ask(pool, &clock).await?;
         }
         let (changes, news, endpoints) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { db, clock, changes, news, endpoints, links: None })
+        Ok(Self { db, clock, changes, news, endpoints, lines: Arc::default(), links: None })
     }
 
     /// Where to hear of tasks that changed and of work that fell due.

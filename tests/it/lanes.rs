@@ -241,3 +241,21 @@ async fn the_fastest_route_goes_first_once_times_are_known(#[values(Db::Sqlite, 
     assert_eq!(gateway.run(&fastest).await["route"]["provider"], "imagepipeline");
     gateway.stop().await;
 }
+
+/// Near the front a place is exact; far behind it is known as of a moment ago, to within a stride of 64.
+#[rstest]
+#[tokio::test]
+async fn a_place_in_a_long_line_is_about_right(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::only(db, &narrow(1, false)).await;
+    let mut ids = Vec::new();
+    for number in 0..500 {
+        let task = gateway.generate(&body(&format!("{number}"), FLUX)).await;
+        ids.push(task["id"].as_str().unwrap().to_owned());
+    }
+    for (number, id) in ids.iter().enumerate().step_by(99) {
+        let place = gateway.task(id).await["queue"]["position"].as_u64().unwrap();
+        let is = u64::try_from(number).unwrap() + 1;
+        assert!(if is <= 200 { place == is } else { place.abs_diff(is) <= 65 }, "{is} is said to be {place}");
+    }
+    gateway.stop().await;
+}
