@@ -154,10 +154,11 @@ pub(super) async fn judge(
     let verdict = Verdict { charged: finding.charged_usd, ..Verdict::new(billed, evidence) };
     let (attempt, changed) = api.engine.mark(id, verdict).await?;
     if changed {
-        let entry = Entry::new(api.clock.as_ref(), actor(&key), "attempt.billing", id.to_string(), Outcome::Done)
-            .with("task", attempt.task.to_string())
-            .with("billed", billed.as_str())
-            .with("charged_usd", attempt.charged.map(|usd| usd.to_string()));
+        let entry =
+            Entry::new(api.clock.as_ref(), actor(&key), "attempt.billing", id.to_string(), Outcome::Done)
+                .with("task", attempt.task.to_string())
+                .with("billed", billed.as_str())
+                .with("charged_usd", attempt.charged.map(|usd| usd.to_string()));
         if let Err(error) = api.store.audit(entry).await {
             tracing::error!(%error, attempt.id = %id, "a mark could not be written into the audit");
         }

@@ -58,6 +58,13 @@ async fn an_operator_resolves_what_nobody_knew(#[values(Db::Sqlite, Db::Postgres
     let refused = say(&gateway, attempt, r#"{"billed":"yes"}"#).await;
     assert_eq!((refused.status.as_u16(), refused.json()["code"].as_str()), (409, Some("already_finished")));
     assert_eq!(lines(&gateway).await.len(), books.len());
+    let audit = gateway.get("/admin/audit?act=attempt.billing").await.json();
+    let entries = audit["data"].as_array().unwrap();
+    assert_eq!(entries.len(), 1, "{audit}");
+    assert_eq!(
+        (&entries[0]["subject"], entries[0]["details"]["billed"].as_str()),
+        (&attempt["id"], Some("no"))
+    );
     gateway.stop().await;
 }
 

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::harness::{Answer, Gateway, fresh_postgres, listen};
+use crate::harness::{Answer, Db, Gateway, fresh_postgres, listen};
 
 /// No COMMIT is to be cut.
 const NEVER: i64 = i64::MIN;
@@ -91,6 +91,12 @@ impl Wire {
     async fn come_back(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.open(listener);
+    }
+
+    /// The database, for a gateway.
+    fn db(&self) -> Db {
+        // As long as the test's own process.
+        Db::At(self.url.clone().leak())
     }
 
     /// Lets so many COMMITs pass and cuts the answer to the next.
@@ -206,7 +212,7 @@ async fn settle(gateway: &Gateway, id: &str) -> Value {
 async fn an_accept_whose_commit_is_not_answered_is_found_again_by_its_key() {
     let database = fresh_postgres().await;
     let wire = Wire::before(&database, "INSERT INTO tasks").await;
-    let gateway = Gateway::on(&wire.url).await;
+    let gateway = Gateway::start(wire.db()).await;
     let body = body("a cat");
     wire.cut_after(0);
     let lost = submit(&gateway, "the-key", &body).await;
@@ -232,7 +238,7 @@ async fn an_accept_whose_commit_is_not_answered_is_found_again_by_its_key() {
 async fn no_commit_of_a_tasks_life_needs_its_answer() {
     let database = fresh_postgres().await;
     let wire = Wire::before(&database, "UPDATE tasks SET").await;
-    let gateway = Gateway::on(&wire.url).await;
+    let gateway = Gateway::start(wire.db()).await;
     let mut ends = Vec::new();
     for pass in 0..16 {
         let (cuts, paid) = (wire.cuts(), gateway.receptions());
@@ -272,7 +278,7 @@ async fn listeners(database: &str) -> i64 {
 async fn a_database_that_goes_away_is_missed_at_once_and_found_again() {
     let database = fresh_postgres().await;
     let mut wire = Wire::before(&database, "INSERT INTO tasks").await;
-    let gateway = Gateway::on(&wire.url).await;
+    let gateway = Gateway::start(wire.db()).await;
     let first = gateway.generate(&body("before")).await;
     wire.leave().await;
     for n in 0..20 {

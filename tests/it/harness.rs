@@ -37,6 +37,7 @@ const ONLY: &str = "# only\n";
 pub enum Db {
     Sqlite,
     Postgres,
+    At(&'static str),
 }
 
 /// A gateway under test.
@@ -142,31 +143,13 @@ impl Gateway {
         gateway
     }
 
-    /// A gateway whose loops stand still, on the database at this address.
-    pub async fn on(url: &str) -> Self {
-        let clock = Arc::new(TestClock::at(Millis(1_790_000_000_000)));
-        let time = Arc::clone(&clock) as Arc<dyn Clock>;
-        Self::at(Some(url.to_owned()), Db::Postgres, "", clock, time).await
-    }
-
     async fn with_clock(db: Db, more: &str, test_clock: Arc<TestClock>, clock: Arc<dyn Clock>) -> Self {
-        Self::at(None, db, more, test_clock, clock).await
-    }
-
-    async fn at(
-        url: Option<String>,
-        db: Db,
-        more: &str,
-        test_clock: Arc<TestClock>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options =
             Options { clock: Arc::clone(&clock), ledger: None, time_scale: 0.0, seed: 1, public_url: None };
         let simulator = Simulator::start(listen().await, options).await.unwrap();
         let file = folder.path().join("easel.toml");
-        let url = if let Some(url) = url { url } else { store_url(db, &folder).await };
-        let text = configuration(&url, &simulator.url(), &folder, more);
+        let text = configuration(&store_url(db, &folder).await, &simulator.url(), &folder, more);
         std::fs::write(&file, text).unwrap();
         let config = Config::load(Some(&file), &BTreeMap::new()).unwrap();
         Self::open(config, simulator, folder, test_clock, clock).await

@@ -271,7 +271,7 @@ async fn nothing_is_sent_before_its_intent_is_written(#[values(Db::Sqlite, Db::P
             "CREATE TRIGGER refuse BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'refused'); END",
             "DROP TRIGGER refuse",
         ),
-        Db::Postgres => (
+        Db::Postgres | Db::At(_) => (
             "ALTER TABLE attempts ADD CONSTRAINT refuse CHECK (false) NOT VALID",
             "ALTER TABLE attempts DROP CONSTRAINT refuse",
         ),

@@ -37,6 +37,7 @@ pub async fn store_url(db: Db, folder: &TempDir) -> String {
     match db {
         Db::Sqlite => format!("sqlite://{}/easel.db", folder.path().display()),
         Db::Postgres => fresh_postgres().await,
+        Db::At(url) => url.to_owned(),
     }
 }
 
