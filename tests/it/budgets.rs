@@ -74,7 +74,7 @@ async fn two_hundred_at_once_buy_what_the_budget_covers(
     let gateway = gateway(db, &format!("{budget} = \"0.075\"")).await;
     let replica = match db {
         Db::Sqlite => None,
-        Db::Postgres => Some(gateway.replica().await),
+        Db::Postgres | Db::At(_) => Some(gateway.replica().await),
     };
     let urls = [Some(&gateway.url), replica.as_ref().map(|replica| &replica.url)];
     let urls: Vec<&String> = urls.into_iter().flatten().collect();
