@@ -1,11 +1,5 @@
 //! Lets go of what has had its time, and removes bytes nobody needs any more. In small batches on a timer, on every replica
 //! alike: each batch is a transaction that can be repeated.
-//!
-//! The race it must not lose: a task lets go of bytes while another is given the very same ones, which are kept once. So rows
-//! are the truth, and they are asked while the bytes are marked: what is in hand in this process (`blobs/hand.rs`) is never
-//! marked, what is marked is waited for and then written anew, and a row committed before the mark is seen. Other replicas'
-//! hands are not seen from here, but whoever relies on bytes writes them anew: on a shared store nothing goes that was written
-//! within [`SETTLED`]. Bytes that never had a row are left for [`FORGOTTEN`], far longer than any row takes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -149,6 +143,12 @@ impl Inner {
         }
         Ok(count)
     }
+
+    // The race it must not lose: a task lets go of bytes while another is given the very same ones, which are kept once. So rows
+    // are the truth, and they are asked while the bytes are marked: what is in hand in this process (`blobs/hand.rs`) is never
+    // marked, what is marked is waited for and then written anew, and a row committed before the mark is seen. Other replicas'
+    // hands are not seen from here, but whoever relies on bytes writes them anew: on a shared store nothing goes that was
+    // written within SETTLED. Bytes that never had a row are left for FORGOTTEN, far longer than any row takes.
 
     /// Removes those of these bytes that nothing needs, unless they were written after that moment; answers with those to ask
     /// for again.

@@ -70,7 +70,9 @@ async fn no_row_knows_what_was_asked_for_or_what_came_of_it(
     assert!(everything(&gateway).await.contains(CANARY));
     let owed = gateway.get("/webhooks/deliveries").await.json()["data"].as_array().unwrap().clone();
     assert!(!owed.is_empty());
-    hashes.iter().for_each(|sha256| gateway.age(sha256));
+    for sha256 in &hashes {
+        gateway.age(sha256);
+    }
 
     let as_other = [("authorization", &*format!("Bearer {OTHER_KEY}"))];
     let other = gateway.send(Method::DELETE, &path, &as_other, None).await;

@@ -19,7 +19,7 @@ async fn out_of_time(gateway: &Gateway) -> String {
 
 /// Looks until the attempt's end is known; for how long its late pictures were waited for, and the task.
 async fn look(gateway: &Gateway, id: &str) -> (Duration, Value) {
-    let start = gateway.clock.now() + Duration::from_secs(240);
+    let start = gateway.clock.now() + Duration::from_mins(4);
     for _ in 0..3_000 {
         gateway.app.engine.run_until_idle().await.unwrap();
         if gateway.attempts(id).await[0]["state"] != "lost" {

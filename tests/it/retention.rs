@@ -90,7 +90,9 @@ async fn a_task_in_parts_lets_go_of_all_of_them(#[values(Db::Sqlite, Db::Postgre
         task["images"].as_array().unwrap().iter().map(|image| image["sha256"].as_str().unwrap()).collect();
     assert_eq!(hashes.len(), 3, "{task}");
     assert_eq!(moment(&task["expires_at"]), moment(&task["finished_at"]) + 60_000);
-    hashes.iter().for_each(|sha256| gateway.age(sha256));
+    for sha256 in &hashes {
+        gateway.age(sha256);
+    }
     gateway.pass(Duration::from_secs(61)).await;
     assert!(hashes.iter().all(|sha256| !gateway.blob(sha256).exists()));
     assert!(gateway.texts("SELECT task_id FROM images WHERE gone = FALSE").await.is_empty());
