@@ -48,6 +48,7 @@ pub(super) fn actor(key: &Key) -> Actor {
 
 /// Which entries, and how many.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListAudit {
     /// Only this act.

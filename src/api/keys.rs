@@ -121,6 +121,7 @@ pub(super) struct KeyPage {
 
 /// How many keys.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListKeys {
     /// How many, 1 to 200.
@@ -132,6 +133,7 @@ pub(super) struct ListKeys {
 
 /// How to exchange a secret.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rotate {
     /// For how many seconds the secret before still opens, 0 to 2592000; `auth.rotate_overlap_s` (a day) unless said otherwise.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, OTHER_KEY, client, configuration, listen};
+use crate::harness::{KEY, OTHER_KEY, client, listen};
 use crate::sink::{Act, Sink};
+use crate::stage::configuration;
 
 const PROVIDER_KEY: &str = "canary-provider-8f3a1c";
 const PEPPER: &str = "canary-pepper-77d0e2";

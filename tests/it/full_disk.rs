@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, client, configuration};
+use crate::harness::{KEY, client};
 use crate::process::{Running, easel, free_port, write};
 use crate::sink::{Act, Sink};
+use crate::stage::configuration;
 use crate::trap::Trap;
 
 /// How a private mount can be had here: as root, or as root of a user namespace.

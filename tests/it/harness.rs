@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::disk::Disk;
 pub use crate::rows::fresh_postgres;
 use crate::rows::store_url;
+use crate::stage::{ONLY, configuration};
 
 /// A key that opens every test gateway.
 pub const KEY: &str = "easel_test_0123456789abcdef";
@@ -28,9 +29,6 @@ pub const OTHER_KEY: &str = "easel_other_0123456789abcdef";
 
 /// A public address that stands for the one the test gateway gets.
 pub const ITSELF: &str = "http://itself.invalid";
-
-/// Configuration that begins so names its own providers.
-const ONLY: &str = "# only\n";
 
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy)]
@@ -382,28 +380,4 @@ pub fn client() -> reqwest::Client {
 
 pub async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
-}
-
-/// A configuration whose every provider is the simulator.
-pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) -> String {
-    let blobs = format!("[blobs]\nurl = \"file://{}\"\n", folder.path().join("blobs").display());
-    let blobs = if more.contains("[blobs]") { String::new() } else { blobs };
-    let text = format!(
-        "[auth]\npepper = \"test-pepper\"\n\
-         [[auth.keys]]\nname = \"test\"\nkey = \"{KEY}\"\nrole = \"admin\"\n[[auth.keys]]\nname = \"other\"\ntenant = \"other\"\nkey = \"{OTHER_KEY}\"\n\
-         [store]\nurl = \"{store}\"\n{blobs}"
-    );
-    let own_net = more.contains("[net]");
-    let net = "[net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n";
-    let text = if own_net { text } else { text + net };
-    let providers = easel::providers::KINDS.iter().map(|kind| {
-        let name = kind.name;
-        format!(
-            "[providers.{name}]\nkind = \"{name}\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\n\
-             in_flight = 50\npoll_after_s = 0.05\n"
-        )
-    });
-    let providers = if more.starts_with(ONLY) { String::new() } else { providers.collect() };
-    let folder = folder.path().display().to_string();
-    text + &providers + &more.replace("{upstream}", upstream).replace("{folder}", &folder)
 }

@@ -10,8 +10,9 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::bucket::{Bucket, Shelf, files};
-use crate::harness::{KEY, client, configuration};
+use crate::harness::{KEY, client};
 use crate::process::{Running, easel, free_port, write};
+use crate::stage::configuration;
 
 const MIB: usize = 1024 * 1024;
 

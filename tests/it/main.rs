@@ -43,6 +43,7 @@ mod retries;
 mod rows;
 mod sink;
 mod space;
+mod stage;
 mod tenancy;
 mod transfer;
 mod transport;

@@ -7,8 +7,9 @@ use easel::config::Config;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::harness::{KEY, client, configuration};
+use crate::harness::{KEY, client};
 use crate::process::{Running, easel, free_port, refuses, run, write};
+use crate::stage::configuration;
 
 async fn get(address: &str, path: &str, key: &str) -> (StatusCode, String) {
     let answer = client().get(format!("http://{address}{path}")).bearer_auth(key).send().await.unwrap();

@@ -9,8 +9,9 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{KEY, client, configuration, listen};
+use crate::harness::{KEY, client, listen};
 use crate::sink::{Act, Sink};
+use crate::stage::configuration;
 
 pub fn easel(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_easel"));

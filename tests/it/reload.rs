@@ -152,7 +152,7 @@ async fn a_hangup_reads_the_configuration_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite://{}/easel.db", folder.path().display());
     let address = crate::harness::listen().await.local_addr().unwrap();
-    let text = crate::harness::configuration(&store, "http://127.0.0.1:9", &folder, "");
+    let text = crate::stage::configuration(&store, "http://127.0.0.1:9", &folder, "");
     let file = folder.path().join("easel.toml");
     let write = |level: &str, key: &str| {
         let text = text.replace(OTHER_KEY, key);
