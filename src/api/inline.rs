@@ -31,13 +31,18 @@ impl Api {
         if task.request.output.delivery != Some(Handover::B64) {
             return Ok(Json(view).into_response());
         }
+        let rows = self.store.images(task.id).await?;
+        // Equal bytes are kept once: those of a picture whose time is over may be here for another task.
+        let over = |index: u32| rows.iter().any(|row| row.index == index && row.gone);
         // No text of the caller's can hold a name that is made up for this one answer.
         let mark = token();
         let late = view.late_result.iter_mut().flat_map(|late| &mut late.images);
         let mut pictures = Vec::new();
         for image in view.images.iter_mut().chain(late) {
             // One that was erased has its description left, and no bytes.
-            if let Some(length) = self.blobs.length(image.sha256.as_str()).await? {
+            if !over(image.index)
+                && let Some(length) = self.blobs.length(image.sha256.as_str()).await?
+            {
                 image.b64_json = Some(format!("{mark}-{}", pictures.len()));
                 pictures.push((image.sha256.clone(), length));
             }

@@ -135,6 +135,7 @@ impl Store {
                         Some(known) => Attempt {
                             state: attempt.state,
                             look_at: attempt.look_at,
+                            lacking_since: attempt.lacking_since.or(known.lacking_since),
                             handle: attempt.handle.or(known.handle),
                             made: if attempt.made.is_empty() { known.made } else { attempt.made },
                             ..known
