@@ -133,6 +133,7 @@ fn a_second_purchase_is_seen_unless_the_caller_allowed_it() {
             AttemptRow { id: "att_2".into(), handle: Some("up-2".into()), ..world.rows.attempts[0].clone() };
         world.rows.attempts.push(attempt);
         world.rows.tasks[0].state = r#"{"cost":{"settled":"0.004"}}"#.into();
+        world.rows.books[0].settled = 4_000_000;
     };
     assert_eq!(broken(again), ["V3"]);
     assert_eq!(
