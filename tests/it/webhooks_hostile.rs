@@ -234,6 +234,32 @@ async fn a_dead_receiver_delays_nobody(#[values(Db::Sqlite, Db::Postgres)] db: D
     drop(app);
 }
 
+/// O10: a hundred thousand hosts that never answer, have failed before and are all due: they have half of the connections
+/// and no more, and those that are well are told as ever.
+#[rstest]
+#[tokio::test]
+async fn a_hundred_thousand_dead_receivers_delay_nobody(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    const COPY: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) \
+         INSERT INTO deliveries (id, tenant, task_id, webhook_id, url, host, line, seq, event, body, state, troubled, \
+         tries, version, wake_at, leased, created_at, log) \
+         SELECT substr(d.id, 1, 24) || CAST(100000 + i AS TEXT), d.tenant, d.task_id, d.webhook_id, d.url, 'dead-' || CAST(i AS TEXT), \
+         'line-' || CAST(i AS TEXT), 1, d.event, d.body, 'pending', TRUE, 1, 1, d.created_at, FALSE, d.created_at, '[]' \
+         FROM deliveries d, n";
+    let gateway = Gateway::live_configured(db, "[webhooks]\ntimeout_s = 60\nconcurrency = 16\n").await;
+    let (dead, well) = (Sink::saying(Act::Hang).await, Sink::saying(Act::Status(200)).await);
+    generate(&gateway, &dead.url, &["task.queued"]).await;
+    dead.wait_for(1).await;
+    gateway.sql(COPY).await;
+    dead.wait_for(9).await;
+    for n in 1..=20 {
+        generate(&gateway, &well.url, &["task.queued"]).await;
+        well.wait_for(n).await;
+    }
+    assert_eq!((dead.most_at_once(), dead.letters().len()), (9, 9), "the first, and half of sixteen");
+    let Gateway { app, .. } = gateway;
+    drop(app);
+}
+
 /// A receiver that is away for a while, and a gateway that is started again meanwhile.
 #[rstest]
 #[tokio::test]
