@@ -150,6 +150,7 @@ fn a_second_purchase_is_seen_unless_the_caller_allowed_it() {
             "rejected".clone_into(&mut world.receptions[1].outcome);
             world.receptions[1].nanos = Some(0);
             world.rows.tasks[0].state = r#"{"cost":{"settled":"0.002"}}"#.into();
+            world.rows.books[0].settled = 2_000_000;
             world.rows.attempts[1].detail = r#"{"billed":"no","charged":"0"}"#.into();
         }),
         [""; 0],
