@@ -112,18 +112,20 @@ impl Store {
         const SQL: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE lane = $1 AND phase = 'queued' \
              AND (queue_rank < $2 OR (queue_rank = $2 AND id < $3)) LIMIT $4) AS before_it";
         let line = self.lines.of(&task.lane);
-        let mut line = line.lock().await;
-        if let Some(place) = line.place(task.rank).filter(|place| *place >= 2 * NEAR) {
+        if let Some(place) = line.lock().await.place(task.rank).filter(|place| *place >= 2 * NEAR) {
             return Ok(place);
         }
         let id = task.id.to_string();
-        let mut reader = self.db.reader().await?;
-        let near: i64 = on!(&mut reader.conn(), c => sqlx::query_scalar(SQL)
+        let near: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL)
             .bind(&task.lane).bind(task.rank).bind(id).bind(NEAR).fetch_one(c).await)?;
         if near < NEAR {
             return Ok(near);
         }
-        line.look(&mut reader.conn(), &task.lane).await?;
+        // One looks, the others wait for what it sees.
+        let mut line = line.lock().await;
+        if line.place(task.rank).is_none() {
+            line.look(&mut self.db.reader().await?.conn(), &task.lane).await?;
+        }
         Ok(line.place(task.rank).unwrap_or(near).max(near))
     }
 

@@ -76,7 +76,7 @@ impl Bucket {
 
     /// Parts of uploads that were begun and neither put together nor given up.
     pub fn parts(&self) -> usize {
-        let entries = std::fs::read_dir(self.folder.path()).unwrap().map(Result::unwrap);
+        let entries = std::fs::read_dir(self.folder.path()).unwrap().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".upload_id-")).count()
     }
 }
@@ -99,13 +99,15 @@ pub fn files(folder: &Path) -> Vec<(String, u64)> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(next) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(&next) else { continue };
-        for entry in entries.map(Result::unwrap) {
-            if entry.file_type().unwrap().is_dir() {
+        for entry in entries.flatten() {
+            // What is removed between being named and being measured is not there.
+            let Ok(about) = entry.metadata() else { continue };
+            if about.is_dir() {
                 folders.push(entry.path());
             } else {
                 let path: PathBuf = entry.path();
                 let name = path.strip_prefix(folder).unwrap().display().to_string();
-                found.push((name, entry.metadata().unwrap().len()));
+                found.push((name, about.len()));
             }
         }
     }
