@@ -253,9 +253,15 @@ async fn a_place_in_a_long_line_is_about_right(#[values(Db::Sqlite, Db::Postgres
         ids.push(task["id"].as_str().unwrap().to_owned());
     }
     for (number, id) in ids.iter().enumerate().step_by(99) {
-        let place = gateway.task(id).await["queue"]["position"].as_u64().unwrap();
         let is = u64::try_from(number).unwrap() + 1;
-        assert!(if is <= 200 { place == is } else { place.abs_diff(is) <= 65 }, "{is} is said to be {place}");
+        // What is known of the line's end may be a second old, so the last may be told too good a place at first.
+        loop {
+            let place = gateway.task(id).await["queue"]["position"].as_u64().unwrap();
+            assert!(if is <= 200 { place == is } else { (200..=is + 65).contains(&place) }, "{is}: {place}");
+            if place.abs_diff(is) <= 65 {
+                break;
+            }
+        }
     }
     gateway.stop().await;
 }
