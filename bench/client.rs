@@ -79,6 +79,20 @@ impl Client {
         Ok(task["status"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// What the gateway answers at this path.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let asked = self.http.get(format!("{}{path}", self.url)).bearer_auth(KEY).send().await?;
+        Ok(asked.error_for_status()?.json().await?)
+    }
+
+    /// How many tasks were taken in, and how many of them succeeded.
+    pub async fn counts(&self) -> Result<(f64, f64)> {
+        let usage = self.get("/usage").await?;
+        let count =
+            |name: &str| usage["total"][name].as_f64().with_context(|| format!("no {name} in /usage"));
+        Ok((count("tasks")?, count("succeeded")?))
+    }
+
     /// Calls a task off.
     pub async fn cancel(&self, id: &str) -> Result<()> {
         let answer =

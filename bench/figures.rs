@@ -59,6 +59,12 @@ impl Table {
         let _ = writeln!(self.0, "| {what} | {measured:.1}{unit} | ≤ {most}{unit}: {verdict} |");
     }
 
+    /// A figure that should reach `least`; `more` is said of the target.
+    pub fn at_least(&mut self, what: &str, measured: f64, least: f64, more: &str) {
+        let verdict = if measured >= least { "met" } else { "**missed**" };
+        let _ = writeln!(self.0, "| {what} | {measured:.2} | ≥ {least}{more}: {verdict} |");
+    }
+
     /// The text.
     pub fn finish(self) -> String {
         self.0

@@ -14,6 +14,7 @@
 mod client;
 mod downloads;
 mod figures;
+mod floor;
 mod follower;
 mod lag;
 mod polls;
@@ -22,9 +23,11 @@ mod polls;
 mod process;
 mod replicas;
 mod schedule;
+mod speed;
 mod streams;
 mod watch;
 mod world;
+mod wrk;
 
 use std::path::PathBuf;
 
@@ -92,6 +95,30 @@ enum Mode {
         #[arg(long, default_value_t = 32)]
         callers: usize,
     },
+    /// Beside bare servers that do the least of the same, in turns: accepts, statuses, whole tasks, the process itself.
+    Speed {
+        /// How long each turn is, in seconds.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// How many turns each has.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// A database on a server to measure on beside SQLite; the run makes its own beside it.
+        #[arg(long)]
+        postgres: Option<String>,
+    },
+    /// What `speed` measures against: a bare server, until it is killed.
+    #[command(hide = true)]
+    Floor {
+        #[arg(long)]
+        listen: String,
+        #[arg(long)]
+        store: String,
+        #[arg(long)]
+        statuses: Option<PathBuf>,
+        #[arg(long)]
+        upstream: Option<String>,
+    },
     /// Pure arithmetic: how well a poll schedule finds the end of jobs of 2 to 30 s. Starts nothing.
     Schedule(schedule::Schedule),
     /// All but the replicas and the schedule, one after the other, with their defaults.
@@ -113,7 +140,8 @@ async fn main() -> Result<()> {
 
 async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
     // The children run in folders of their own.
-    let easel = if matches!(mode, Mode::Schedule(_)) { easel } else { easel.canonicalize()? };
+    let easel =
+        if matches!(mode, Mode::Schedule(_) | Mode::Floor { .. }) { easel } else { easel.canonicalize()? };
     match mode {
         Mode::Lag { tasks, rate, callers } => println!("{}", lag::run(&easel, tasks, rate, callers).await?),
         Mode::Polls { tasks } => println!("{}", polls::run(&easel, tasks).await?),
@@ -123,6 +151,12 @@ async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
         }
         Mode::Replicas { postgres, tasks, callers } => {
             println!("{}", replicas::run(&easel, &postgres, tasks, callers).await?);
+        }
+        Mode::Speed { seconds, rounds, postgres } => {
+            println!("{}", speed::run(&easel, &speed::How { seconds, rounds, postgres }).await?);
+        }
+        Mode::Floor { listen, store, statuses, upstream } => {
+            floor::serve(&listen, &store, statuses.as_deref(), upstream).await?;
         }
         Mode::Schedule(schedule) => println!("{}", schedule.measure()),
         Mode::All => {

@@ -29,7 +29,8 @@ pub async fn run(easel: &Path, postgres: &str, tasks: usize, callers: usize) -> 
     Ok(text)
 }
 
-async fn fresh(postgres: &str, at: usize) -> Result<String> {
+/// A new database beside the one `postgres` names.
+pub async fn fresh(postgres: &str, at: usize) -> Result<String> {
     let name = format!("easel_bench_{}_{at}", std::process::id());
     let mut conn = PgConnection::connect(postgres).await?;
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await?;

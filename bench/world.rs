@@ -113,6 +113,16 @@ impl World {
         Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
     }
 
+    /// A file of this name in the world's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The gateway's process.
+    pub fn process(&self) -> Result<u32> {
+        Ok(self.gateways[0].as_ref().context("no gateway runs")?.id())
+    }
+
     /// Where the gateway listens, without a scheme.
     pub fn address(&self) -> String {
         self.address_of(0)

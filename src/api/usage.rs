@@ -104,7 +104,7 @@ pub(super) struct UsageView {
     /// Called off.
     #[schema(example = 1)]
     canceled: i64,
-    /// Pictures kept, late ones included.
+    /// Pictures that came, late ones included; not those of tasks that were erased.
     #[schema(example = 130)]
     images: i64,
     /// By the catalogue, when they were accepted.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -10,7 +9,6 @@ use jiff::tz::TimeZone;
 use super::clock::Millis;
 use super::text::as_text;
 
-const LENGTH: Duration = Duration::from_hours(24);
 const LENGTH_MS: i64 = 86_400_000;
 
 /// A day by UTC, counted from 1970-01-01; on the wire `2026-11-22`.
@@ -29,8 +27,8 @@ impl Day {
     }
 
     /// The first moment of the next one.
-    pub fn end(self) -> Millis {
-        self.start() + LENGTH
+    pub const fn end(self) -> Millis {
+        Self(self.0.saturating_add(1)).start()
     }
 }
 

@@ -15,8 +15,11 @@ impl Store {
         let Conn::Sqlite(conn) = reader.conn() else { return Ok(None) };
         let into = file.display().to_string().replace('\'', "''");
         conn.execute(AssertSqlSafe(format!("VACUUM INTO '{into}'"))).await?;
-        let synced = std::fs::File::open(file).and_then(|file| file.sync_all());
-        synced.map_err(sqlx::Error::Io)?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for path in [file, folder] {
+            // The folder, too: else a power cut may take the name away.
+            std::fs::File::open(path).and_then(|open| open.sync_all()).map_err(sqlx::Error::Io)?;
+        }
         Ok(Some(()))
     }
 

@@ -1,7 +1,7 @@
 //! Bytes that rows have let go of, until they are removed; and which bytes are still needed. A row is all there is to need
 //! bytes by: a picture's, a file's, or that of a task or an attempt whose outputs are on their way here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::backend::{Conn, on};
 use super::claim::count;
@@ -16,6 +16,8 @@ pub(super) async fn note(
     now: Millis,
 ) -> Result<(), StoreError> {
     const NOTE: &str = "INSERT INTO erasures (sha256, due_at) VALUES ($1, $2) ON CONFLICT (sha256) DO UPDATE SET due_at = $2";
+    // In one order for all, so that two who let go of the same bytes do not lock each other out.
+    let hashes: BTreeSet<String> = hashes.into_iter().collect();
     for sha256 in hashes {
         on!(conn, c => sqlx::query(NOTE).bind(sha256).bind(now.0).execute(c).await.map(drop))?;
     }
@@ -57,8 +59,34 @@ impl Store {
 
     /// Those of `hashes` that a row still needs.
     pub async fn needed(&self, hashes: &[String]) -> Result<HashSet<String>, StoreError> {
-        const KEPT: &str = "SELECT COUNT(*) FROM images WHERE sha256 = $1 AND gone = FALSE";
-        const FILES: &str = "SELECT COUNT(*) FROM files WHERE sha256 = $1";
+        if hashes.is_empty() {
+            return Ok(HashSet::new());
+        }
+        // Documents before rows: what is on its way becomes a row, never the other way round.
+        let mut needed = self.on_their_way().await?;
+        needed.retain(|sha256| hashes.contains(sha256));
+        needed.extend(self.with_rows(hashes).await?);
+        Ok(needed)
+    }
+
+    /// Those of `hashes` that a picture or a file has.
+    async fn with_rows(&self, hashes: &[String]) -> Result<HashSet<String>, StoreError> {
+        const HAS: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM images WHERE sha256 = $1 AND gone = FALSE \
+             UNION ALL SELECT 1 FROM files WHERE sha256 = $1) AS having_it";
+        let mut reader = self.db.reader().await?;
+        let mut with_rows = HashSet::new();
+        for sha256 in hashes {
+            let rows: i64 =
+                on!(&mut reader.conn(), c => sqlx::query_scalar(HAS).bind(sha256).fetch_one(c).await)?;
+            if rows > 0 {
+                with_rows.insert(sha256.clone());
+            }
+        }
+        Ok(with_rows)
+    }
+
+    /// The bytes in custody that tasks and attempts name whose pictures have no rows yet.
+    async fn on_their_way(&self) -> Result<HashSet<String>, StoreError> {
         // What is on its way is named in documents only: few enough at any moment to be read.
         const STORING: &str = "SELECT state FROM tasks WHERE phase = 'storing'";
         const MADE: &str = "SELECT detail FROM attempts WHERE look_at IS NOT NULL";
@@ -66,9 +94,9 @@ impl Store {
         let storing: Vec<String> =
             on!(&mut reader.conn(), c => sqlx::query_scalar(STORING).fetch_all(c).await)?;
         let made: Vec<String> = on!(&mut reader.conn(), c => sqlx::query_scalar(MADE).fetch_all(c).await)?;
-        let mut needed = HashSet::new();
+        let mut on_their_way = HashSet::new();
         let mut note = |outputs: Vec<Output>| {
-            needed.extend(outputs.into_iter().filter_map(|output| match output.source {
+            on_their_way.extend(outputs.into_iter().filter_map(|output| match output.source {
                 Source::Blob(sha256) => Some(sha256),
                 Source::Url(_) | Source::Preview(_) => None,
             }));
@@ -82,17 +110,6 @@ impl Store {
         for detail in made {
             note(attempts::read(&detail)?.made);
         }
-        needed.retain(|sha256| hashes.contains(sha256));
-        for sha256 in hashes {
-            for sql in [KEPT, FILES] {
-                let rows: i64 =
-                    on!(&mut reader.conn(), c => sqlx::query_scalar(sql).bind(sha256).fetch_one(c).await)?;
-                if rows > 0 {
-                    needed.insert(sha256.clone());
-                    break;
-                }
-            }
-        }
-        Ok(needed)
+        Ok(on_their_way)
     }
 }

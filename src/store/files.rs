@@ -1,5 +1,7 @@
 //! Input images as rows; their bytes lie in the blob store.
 
+use std::collections::BTreeSet;
+
 use sqlx::FromRow;
 
 use super::backend::{Conn, on};
@@ -43,8 +45,11 @@ impl TryFrom<Row> for StoredFile {
 /// Notes which files a new task names: their time begins anew.
 pub(super) async fn used(conn: &mut Conn<'_>, task: &Task) -> Result<(), StoreError> {
     const USED: &str = "UPDATE files SET used_at = $3 WHERE id = $1 AND tenant = $2";
-    for id in task.request.inputs().into_iter().filter_map(|(_, input)| input.file_id) {
-        on!(conn, c => sqlx::query(USED).bind(id.to_string()).bind(&task.tenant).bind(task.created_at.0)
+    let named = task.request.inputs().into_iter().filter_map(|(_, input)| input.file_id);
+    // In one order for all: two tasks that name the same files would lock each other out.
+    let named: BTreeSet<_> = named.map(|id| id.to_string()).collect();
+    for id in named {
+        on!(conn, c => sqlx::query(USED).bind(id).bind(&task.tenant).bind(task.created_at.0)
             .execute(c).await.map(drop))?;
     }
     Ok(())

@@ -4,7 +4,6 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::{Store, StoreError};
-use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
 use crate::domain::image::{ImageKind, StoredImage};
 
@@ -54,13 +53,6 @@ pub(super) async fn put(conn: &mut Conn<'_>, task: &str, image: &StoredImage) ->
         .bind(i64::from(image.width)).bind(i64::from(image.height))
         .bind(i64::try_from(image.bytes).unwrap_or(i64::MAX)).bind(kind).bind(image.late)
         .execute(c).await.map(drop))?;
-    Ok(())
-}
-
-/// Notes when a task's pictures go.
-pub(super) async fn time(conn: &mut Conn<'_>, task: &str, until: Option<Millis>) -> Result<(), StoreError> {
-    const TIME: &str = "UPDATE tasks SET media_until = $2 WHERE id = $1";
-    on!(conn, c => sqlx::query(TIME).bind(task).bind(until.map(|at| at.0)).execute(c).await.map(drop))?;
     Ok(())
 }
 

@@ -49,17 +49,20 @@ impl Store {
         entries.into_iter().map(line).collect()
     }
 
-    /// Sees to it that the key's balances exist, from what the ledger says so far. Once for each key and day.
+    /// Sees to it that the key's balances exist, from what the ledger says so far. Once for each key and day; of the ledger
+    /// as a whole once for each key.
     pub(super) async fn open_balances(&self, key: &str, day: Day) -> Result<(), StoreError> {
-        const KNOWN: &str = "SELECT COUNT(*) FROM balances WHERE key_name = $1 AND day IN ($2, $3)";
+        const KNOWN: &str = "SELECT day FROM balances WHERE key_name = $1 AND day IN ($2, $3)";
         const OPEN: &str = "INSERT INTO balances (key_name, day, reserved, unresolved, settled) \
              SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST(COALESCE(SUM(reserved), 0) AS BIGINT), \
              CAST(COALESCE(SUM(unresolved), 0) AS BIGINT), CAST(COALESCE(SUM(settled), 0) AS BIGINT) \
              FROM ledger WHERE key_name = $1 AND task_at >= $3 AND task_at < $4 \
              ON CONFLICT (key_name, day) DO NOTHING";
-        let known: i64 = on!(&mut self.db.reader().await?.conn(), c =>
-            sqlx::query_scalar(KNOWN).bind(key).bind(ALL_DAYS.0).bind(day.0).fetch_one(c).await)?;
-        if known == 2 {
+        let known: Vec<i64> = on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_scalar(KNOWN).bind(key).bind(ALL_DAYS.0).bind(day.0).fetch_all(c).await)?;
+        let mut missing = vec![(ALL_DAYS, Millis(0), Millis(i64::MAX)), (day, day.start(), day.end())];
+        missing.retain(|(day, ..)| !known.contains(&day.0));
+        if missing.is_empty() {
             return Ok(());
         }
         let key = key.to_owned();
@@ -71,9 +74,7 @@ impl Store {
                         const LOCK: &str = "LOCK TABLE ledger IN SHARE MODE";
                         sqlx::query(LOCK).execute(&mut **conn).await?;
                     }
-                    for (day, from, to) in
-                        [(ALL_DAYS, Millis(0), Millis(i64::MAX)), (day, day.start(), day.end())]
-                    {
+                    for (day, from, to) in missing {
                         on!(&mut conn, c => sqlx::query(OPEN)
                             .bind(&key).bind(day.0).bind(from.0).bind(to.0).execute(c).await.map(drop))?;
                     }

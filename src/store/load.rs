@@ -90,13 +90,13 @@ impl Load {
 
     /// Operations a second, lately.
     fn per_s(&self, now: Instant) -> f64 {
-        let done = self.done.load(Ordering::Relaxed);
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.done.load(Ordering::Relaxed);
         let before = rate.get_or_insert(Rate { at: now, done, per_s: 0.0 });
         let passed = now.saturating_duration_since(before.at);
         if passed >= EVERY {
             #[expect(clippy::cast_precision_loss, reason = "a rate")]
-            let fresh = (done - before.done) as f64 / passed.as_secs_f64();
+            let fresh = done.saturating_sub(before.done) as f64 / passed.as_secs_f64();
             let weight = (passed.as_secs_f64() / OVER.as_secs_f64()).min(1.0);
             let per_s =
                 if before.per_s == 0.0 { fresh } else { before.per_s * (1.0 - weight) + fresh * weight };

@@ -1,6 +1,6 @@
-//! What replicas on one Postgres tell each other: which tasks changed, that there is work, and whose endpoints changed. Told after the commit and in
-//! batches, because a NOTIFY inside a transaction would make all commits stand in one line. What gets lost that way
-//! (a process that dies between the two) is found by one look at all watched tasks every few seconds.
+//! What replicas on one Postgres tell each other: which tasks changed, that there is work, and whose endpoints changed. Told
+//! after the commit and in batches, because a NOTIFY inside a transaction would make all commits stand in one line. What
+//! gets lost that way (a process that dies between the two) is found by one look at all watched tasks every few seconds.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl News {
 }
 
 impl Store {
-    /// Begins to hear and tell of changes, on a database with other replicas.
+    /// Begins to hear and tell of changes, on a database with other replicas, and to go by that database's clock.
     pub(super) fn with_news(mut self, pool: PgPool) -> Self {
         let (told, waiting) = mpsc::channel(WAITING);
         let news = News { told: Some(told), ..News::default() };

@@ -4,10 +4,10 @@
 //! flow waits for ever.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::backend::{Conn, on};
+use super::backend::{Conn, Db, on};
 use super::claim::count;
 use super::{Store, StoreError};
 use crate::domain::clock::Millis;
@@ -15,7 +15,7 @@ use crate::domain::request::Priority;
 use crate::domain::task::{Phase, Task};
 
 /// From one task of a flow to its next, in the line's own time.
-const fn step(priority: Priority) -> i64 {
+pub(super) const fn step(priority: Priority) -> i64 {
     match priority {
         Priority::High => 250,
         Priority::Normal => 1_000,
@@ -33,24 +33,40 @@ pub(super) fn flow(task: &Task) -> String {
     format!("{}/{priority}", task.tenant)
 }
 
-/// The place of a task that is new in its lane's line. Those that sleep do not hold up the line's present.
-pub(super) async fn rank(
-    conn: &mut Conn<'_>,
-    task: &Task,
-    flow: &str,
-    now: Millis,
-) -> Result<i64, StoreError> {
-    const ENDS: &str = "SELECT (SELECT MIN(queue_rank) FROM tasks WHERE lane = $1 AND phase = 'queued' AND wake_at <= $3), \
-         (SELECT MAX(queue_rank) FROM tasks WHERE lane = $1 AND flow = $2 AND phase = 'queued')";
+/// SQL for the place of a task that is new in its lane's line, by the parameters of its lane, its flow, the time and its
+/// step: the line's present, a tenth of a step behind it (the more urgent of two that come first goes first), or a step
+/// after its flow's last one. Those that sleep do not hold up the line's present.
+macro_rules! place_in_line {
+    ($lane:literal, $flow:literal, $now:literal, $step:literal) => {
+        concat!(
+            "(SELECT CASE WHEN own > present THEN own ELSE present END FROM (SELECT ",
+            "COALESCE((SELECT MIN(queue_rank) FROM tasks WHERE lane = ",
+            $lane,
+            " AND phase = 'queued' AND wake_at <= ",
+            $now,
+            "), 0) + ",
+            $step,
+            " / 10 AS present, ",
+            "(SELECT MAX(queue_rank) FROM tasks WHERE lane = ",
+            $lane,
+            " AND flow = ",
+            $flow,
+            " AND phase = 'queued') + ",
+            $step,
+            " AS own) AS line)"
+        )
+    };
+}
+pub(super) use place_in_line;
+
+/// The place of a task that goes back into its lane's line.
+pub(super) async fn rank(conn: &mut Conn<'_>, task: &Task, now: Millis) -> Result<i64, StoreError> {
+    const PLACE: &str = concat!("SELECT ", place_in_line!("$1", "$2", "$3", "CAST($4 AS BIGINT)"));
     if task.phase != Phase::Queued {
         return Ok(0);
     }
-    let (first, own): (Option<i64>, Option<i64>) =
-        on!(conn, c => sqlx::query_as(ENDS).bind(&task.lane).bind(flow).bind(now.0).fetch_one(c).await)?;
-    let step = step(task.request.priority);
-    // A tenth of a step behind the present: the more urgent of two that come first goes first.
-    let present = first.unwrap_or(0) + step / 10;
-    Ok(own.map_or(present, |last| present.max(last + step)))
+    Ok(on!(conn, c => sqlx::query_scalar(PLACE)
+        .bind(&task.lane).bind(flow(task)).bind(now.0).bind(step(task.request.priority)).fetch_one(c).await)?)
 }
 
 /// Up to here places are counted.
@@ -63,37 +79,68 @@ const HOLDS_TIMES: u32 = 20;
 
 /// How the lines looked lately.
 #[derive(Default)]
-pub(super) struct Lines(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Line>>>>);
+pub(super) struct Lines(Mutex<HashMap<String, Arc<Line>>>);
 
 impl Lines {
-    fn of(&self, lane: &str) -> Arc<tokio::sync::Mutex<Line>> {
+    fn of(&self, lane: &str) -> Arc<Line> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(lines.entry(lane.to_owned()).or_default())
     }
 }
 
-/// The rank of every [`STRIDE`]th task of a line, and until when that is good enough.
+/// A line as it was seen last.
 #[derive(Default)]
 struct Line {
-    ranks: Vec<i64>,
+    seen: Mutex<Seen>,
+    /// Held by the one who looks.
+    looking: tokio::sync::Mutex<()>,
+}
+
+/// The rank and id of every [`STRIDE`]th task of a line, and until when that is good enough.
+#[derive(Default)]
+struct Seen {
+    at: Vec<(i64, String)>,
     until: Option<Instant>,
 }
 
 impl Line {
-    async fn look(&mut self, conn: &mut Conn<'_>, lane: &str) -> Result<(), StoreError> {
-        const SQL: &str = "SELECT queue_rank FROM \
-             (SELECT queue_rank, ROW_NUMBER() OVER (ORDER BY queue_rank) AS place FROM tasks WHERE lane = $1 AND phase = 'queued') AS line \
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks, unless the last look holds or another is looking: then what was seen last is good enough for a moment more.
+    async fn look(&self, db: &Db, lane: &str) -> Result<(), StoreError> {
+        const SQL: &str = "SELECT queue_rank, id FROM \
+             (SELECT queue_rank, id, ROW_NUMBER() OVER (ORDER BY queue_rank, id) AS place FROM tasks WHERE lane = $1 AND phase = 'queued') AS line \
              WHERE place % $2 = 0 ORDER BY place";
+        let Ok(_looking) = self.looking.try_lock() else { return Ok(()) };
+        if self.seen().holds() {
+            return Ok(());
+        }
+        // A look that fails is not repeated by all who ask.
+        self.seen().until = Some(Instant::now() + HOLDS);
+        let mut reader = db.reader().await?;
         let begun = Instant::now();
-        self.ranks = on!(conn, c => sqlx::query_scalar(SQL).bind(lane).bind(STRIDE).fetch_all(c).await)?;
-        self.until = Some(Instant::now() + HOLDS.max(begun.elapsed() * HOLDS_TIMES));
+        let at =
+            on!(&mut reader.conn(), c => sqlx::query_as(SQL).bind(lane).bind(STRIDE).fetch_all(c).await)?;
+        *self.seen() = Seen { at, until: Some(Instant::now() + HOLDS.max(begun.elapsed() * HOLDS_TIMES)) };
         Ok(())
     }
 
-    /// About how many are before a rank, while the last look holds.
-    fn place(&self, rank: i64) -> Option<i64> {
-        self.until.filter(|until| Instant::now() < *until)?;
-        Some(count(self.ranks.partition_point(|other| *other < rank)) * STRIDE)
+    /// About how many are before a task, if that can be said without looking.
+    fn place(&self, task: &(i64, String)) -> Option<i64> {
+        let seen = self.seen();
+        (seen.holds() || self.looking.try_lock().is_err()).then(|| seen.place(task))
+    }
+}
+
+impl Seen {
+    fn holds(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn place(&self, task: &(i64, String)) -> i64 {
+        count(self.at.partition_point(|other| other < task)) * STRIDE
     }
 }
 
@@ -112,21 +159,17 @@ impl Store {
         const SQL: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE lane = $1 AND phase = 'queued' \
              AND (queue_rank < $2 OR (queue_rank = $2 AND id < $3)) LIMIT $4) AS before_it";
         let line = self.lines.of(&task.lane);
-        if let Some(place) = line.lock().await.place(task.rank).filter(|place| *place >= 2 * NEAR) {
+        let own = (task.rank, task.id.to_string());
+        if let Some(place) = line.place(&own).filter(|place| *place >= 2 * NEAR) {
             return Ok(place);
         }
-        let id = task.id.to_string();
         let near: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL)
-            .bind(&task.lane).bind(task.rank).bind(id).bind(NEAR).fetch_one(c).await)?;
+            .bind(&task.lane).bind(own.0).bind(&own.1).bind(NEAR).fetch_one(c).await)?;
         if near < NEAR {
             return Ok(near);
         }
-        // One looks, the others wait for what it sees.
-        let mut line = line.lock().await;
-        if line.place(task.rank).is_none() {
-            line.look(&mut self.db.reader().await?.conn(), &task.lane).await?;
-        }
-        Ok(line.place(task.rank).unwrap_or(near).max(near))
+        line.look(&self.db, &task.lane).await?;
+        Ok(line.seen().place(&own).max(near))
     }
 
     /// How many tasks of each tenant have not ended.
@@ -144,13 +187,13 @@ mod tests {
 
     #[test]
     fn a_place_far_behind_is_read_from_the_last_look_while_it_holds() {
+        let at = |rank: i64| (rank, "task".to_owned());
         let now = Instant::now();
-        let ranks: Vec<i64> = (1..=100).map(|n| n * STRIDE * 1_000).collect();
-        let line = Line { ranks, until: Some(now + HOLDS) };
-        assert_eq!(line.place(0), Some(0));
-        assert_eq!(line.place(10 * STRIDE * 1_000), Some(9 * STRIDE));
-        assert_eq!(line.place(i64::MAX), Some(100 * STRIDE));
-        let stale = Line { until: Some(now), ..line };
-        assert_eq!(stale.place(0), None);
+        let seen = Seen { at: (1..=100).map(|n| at(n * STRIDE * 1_000)).collect(), until: Some(now + HOLDS) };
+        assert_eq!(seen.place(&at(0)), 0);
+        assert_eq!(seen.place(&at(10 * STRIDE * 1_000)), 9 * STRIDE);
+        assert_eq!(seen.place(&(10 * STRIDE * 1_000, "tasks".to_owned())), 10 * STRIDE, "of one rank, by id");
+        assert_eq!(seen.place(&at(i64::MAX)), 100 * STRIDE);
+        assert!(seen.holds() && !Seen { until: Some(now), ..seen }.holds());
     }
 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
@@ -16,6 +16,8 @@ use tokio_util::task::TaskTracker;
 
 /// Who waits longer than this for a connection looks whether anybody is there at all.
 const SOON: Duration = Duration::from_millis(200);
+/// And not oftener than this, all who wait together.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A server that says nothing for so long is away. One that is gone refuses at once; short of that, a process that has its
 /// hands full is slow to hear an answer, and must not take its own slowness for an outage.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
@@ -32,8 +34,8 @@ pub(super) struct Pool {
 struct Door {
     /// Whether the server is away, as far as is known.
     away: watch::Sender<bool>,
-    /// Held by the one who looks.
-    looking: Mutex<()>,
+    /// Held by the one who looks; when the server answered last.
+    looking: Mutex<Option<Instant>>,
     stop: CancellationToken,
     knocking: TaskTracker,
 }
@@ -74,12 +76,16 @@ impl Pool {
                 drop(told);
                 return;
             }
-            if let Ok(_looking) = self.door.looking.try_lock()
-                // Boxed: everybody who takes a connection carries this, and hardly anybody gets here.
-                && !Box::pin(self.answers()).await
+            if let Ok(mut answered) = self.door.looking.try_lock()
+                // A server with its hands full is not asked by all who wait whether it is there.
+                && answered.is_none_or(|at| at.elapsed() > LOOK_EVERY)
             {
-                self.leave();
-                return;
+                // Boxed: everybody who takes a connection carries this, and hardly anybody gets here.
+                if !Box::pin(self.answers()).await {
+                    self.leave();
+                    return;
+                }
+                *answered = Some(Instant::now());
             }
         }
     }

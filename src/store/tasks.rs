@@ -30,13 +30,15 @@ pub(super) use columns;
 const INSERT: &str = concat!(
     "INSERT INTO tasks (",
     columns!(),
-    ", flow) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21) \
-     ON CONFLICT (tenant, idempotency_key) DO NOTHING"
+    ", flow) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,CASE WHEN $10 = 'queued' THEN ",
+    queue::place_in_line!("$11", "$20", "$14", "CAST($21 AS BIGINT)"),
+    " ELSE 0 END,$12,$13,$14,$15,$16,$17,$18,$19,$20) \
+     ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING queue_rank"
 );
 const BY_KEY: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE tenant = $1 AND idempotency_key = $2");
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE id = $1");
 const UPDATE: &str = "UPDATE tasks SET phase = $3, lane = $4, queue_rank = $5, wake_at = $6, started_at = $7, \
-     finished_at = $8, state = $9, version = version + 1 WHERE id = $1 AND version = $2";
+     finished_at = $8, media_until = $9, state = $10, version = version + 1 WHERE id = $1 AND version = $2";
 
 /// What became of a new task.
 #[derive(Debug)]
@@ -266,16 +268,16 @@ async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError
 
 async fn insert(conn: &mut Conn<'_>, mut task: Task) -> Result<Accepted, StoreError> {
     let flow = queue::flow(&task);
-    task.rank = queue::rank(conn, &task, &flow, task.created_at).await?;
     let (request, state) = (json(&task.request), json(&task.state));
-    let inserted = on!(conn, c => sqlx::query(INSERT)
+    let placed: Option<i64> = on!(conn, c => sqlx::query_scalar(INSERT)
         .bind(task.id.to_string()).bind(task.parent.map(|id| id.to_string())).bind(&task.tenant).bind(&task.key).bind(&task.idempotency_key)
         .bind(&task.fingerprint).bind(request).bind(&task.model).bind(task.operation.as_str())
-        .bind(task.phase.as_str()).bind(&task.lane).bind(task.rank).bind(task.version)
+        .bind(task.phase.as_str()).bind(&task.lane).bind(task.version)
         .bind(task.wake_at.map(|at| at.0)).bind(task.created_at.0).bind(task.started_at.map(|at| at.0))
-        .bind(task.finished_at.map(|at| at.0)).bind(task.start_by.0).bind(task.deadline_at.0).bind(state).bind(flow)
-        .execute(c).await.map(|done| done.rows_affected()))?;
-    if inserted > 0 {
+        .bind(task.finished_at.map(|at| at.0)).bind(task.start_by.0).bind(task.deadline_at.0).bind(state).bind(flow).bind(queue::step(task.request.priority))
+        .fetch_optional(c).await)?;
+    if let Some(rank) = placed {
+        task.rank = rank;
         return Ok(Accepted::Created(Box::new(task)));
     }
     let earlier: Row = on!(conn, c => sqlx::query_as(BY_KEY)
@@ -300,15 +302,12 @@ async fn update(
     }
     let mut task = change.task;
     if task.rank == UNRANKED {
-        task.rank = queue::rank(&mut conn, &task, &queue::flow(&task), now).await?;
+        task.rank = queue::rank(&mut conn, &task, now).await?;
     }
     let id = task.id.to_string();
     write(&mut conn, &mut task).await?;
     if let Some(mut whole) = change.whole {
         write(&mut conn, &mut whole).await?;
-    }
-    if task.phase.terminal() && task.parent.is_none() {
-        images::time(&mut conn, &id, task.expires_at()).await?;
     }
     if let Some(attempt) = change.attempt {
         attempts::put(&mut conn, &attempt).await?;
@@ -341,10 +340,13 @@ async fn update(
 
 /// Writes a task's row anew, unless another writer has.
 async fn write(conn: &mut Conn<'_>, task: &mut Task) -> Result<(), StoreError> {
+    // A part's pictures are the whole's.
+    let whole = task.phase.terminal() && task.parent.is_none();
+    let media_until = if whole { task.expires_at() } else { None };
     let updated = on!(conn, c => sqlx::query(UPDATE)
         .bind(task.id.to_string()).bind(task.version).bind(task.phase.as_str()).bind(&task.lane).bind(task.rank)
         .bind(task.wake_at.map(|at| at.0)).bind(task.started_at.map(|at| at.0))
-        .bind(task.finished_at.map(|at| at.0)).bind(json(&task.state))
+        .bind(task.finished_at.map(|at| at.0)).bind(media_until.map(|at| at.0)).bind(json(&task.state))
         .execute(c).await.map(|done| done.rows_affected()))?;
     task.version += 1;
     if updated == 0 { Err(StoreError::Stale) } else { Ok(()) }

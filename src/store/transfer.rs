@@ -2,8 +2,11 @@
 //! with what was there. Knows no table by name: the schema is portable (TEXT, BIGINT, BOOLEAN), so every table is copied
 //! column by column.
 
+use std::str::FromStr as _;
+
 use futures_util::TryStreamExt as _;
 use sha2::{Digest, Sha256};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, SqliteConnection};
 
 use super::StoreError;
@@ -24,15 +27,15 @@ pub struct Moved {
 }
 
 /// Moves everything from `sqlite://…` to `postgres://…`. Both are brought up to date first. The source must not be in use
-/// and stays as it is; the target must be empty, and stays empty when anything goes wrong.
+/// and keeps what it has; the target must be empty, and stays empty when anything goes wrong.
 pub async fn transfer(from: &str, to: &str) -> Result<Vec<Moved>, StoreError> {
     if !from.starts_with("sqlite:") || !to.starts_with("postgres") {
         return Err(StoreError::NotMoved(
             "--from takes a sqlite:// address and --to a postgres:// one".to_owned(),
         ));
     }
-    let path = from.trim_start_matches("sqlite:").trim_start_matches("//");
-    if !std::path::Path::new(path.split('?').next().unwrap_or_default()).exists() {
+    let there = SqliteConnectOptions::from_str(from).is_ok_and(|options| options.get_filename().exists());
+    if !there {
         return Err(StoreError::NotMoved(format!("there is no database at {from}")));
     }
     let (source, target) =

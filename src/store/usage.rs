@@ -50,7 +50,7 @@ pub struct Usage {
     pub failed: i64,
     /// Called off.
     pub canceled: i64,
-    /// Pictures in custody, late ones included.
+    /// Pictures that came, late ones included; not those of tasks that were erased.
     pub images: i64,
     /// By the catalogue, when they were accepted.
     pub estimated: Usd,

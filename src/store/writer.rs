@@ -114,21 +114,26 @@ async fn commit(
     conn.execute("BEGIN IMMEDIATE").await?;
     let shared = batch.len() > 1;
     let mut undone = false;
-    for job in batch.drain(..) {
-        if shared {
-            conn.execute("SAVEPOINT job").await?;
-        }
+    if shared {
+        conn.execute("SAVEPOINT job").await?;
+    }
+    let last = batch.len() - 1;
+    for (number, job) in batch.drain(..).enumerate() {
         let (inside, reply) = job(Conn::Sqlite(conn)).await;
         replies.push(reply);
         match inside {
             Inside::Broken(error) => return Err(error),
             Inside::Keep if !shared => {}
             Inside::Undo if !shared => undone = true,
-            Inside::Keep => {
-                conn.execute("RELEASE job").await?;
+            // One journey to the database's thread for each job, not two.
+            Inside::Keep if number < last => {
+                conn.execute("RELEASE job; SAVEPOINT job").await?;
             }
+            // The commit releases the last one.
+            Inside::Keep => {}
+            // What is rolled back stays open for the next.
             Inside::Undo => {
-                conn.execute("ROLLBACK TO job; RELEASE job").await?;
+                conn.execute("ROLLBACK TO job").await?;
             }
         }
     }
