@@ -13,12 +13,13 @@ use crate::process::{Process, free_port};
 use crate::replicas::fresh;
 use crate::watch::Watch;
 use crate::world::{KEY, World};
-use crate::wrk::{Ask, Load, cpu_seconds, script, script_over};
+use crate::wrk::{Ask, Load, cpu_seconds, script, script_numbered, script_over};
 
 /// Connections of the load generator.
 const CONNECTIONS: usize = 64;
 /// What is asked for; nothing is sent to the provider, so that only taking in is measured.
-const BODY: &str = r#"{"prompt":"a little cat in the snow, seen from far away","model":"flux-schnell","size":"1024x1024","metadata":{"order":"4711"}}"#;
+const BODY: &str =
+    r#"{"prompt":"a little cat in the snow, seen from far away","model":"flux-schnell","size":"1024x1024"}"#;
 /// What the gateway is told: take in whatever comes, send nothing.
 const HOLD: &str = "hold_submissions = true\nopen_per_tenant = 100000000\nopen_in_all = 100000000";
 
@@ -127,7 +128,9 @@ pub async fn run(easel: &Path, how: &How) -> Result<String> {
         };
         whole(easel, how, store.as_deref(), &mut table, if postgres.is_some() { 1_000.0 } else { 1_500.0 })
             .await?;
-        text += &table.finish();
+        let table = table.finish();
+        eprintln!("{table}");
+        text += &table;
         text += "\n";
     }
     let mut table = Table::new("The process");
@@ -197,14 +200,13 @@ async fn whole(easel: &Path, how: &How, postgres: Option<&str>, table: &mut Tabl
     let client = Client::of(&world)?;
     let post = world.path("whole.lua");
     let body = serde_json::json!({
-        "prompt": "[[sim: picture=64x64 time=0]] a little cat", "model": "flux-schnell", "size": "64x64",
+        "prompt": "TOKEN [[sim: picture=64x64 time=0]] a little cat", "model": "flux-schnell", "size": "64x64",
         "webhook": {"url": sink.url(), "events": ["task.succeeded"]},
     });
-    script(&post, "POST", KEY, &body.to_string())?;
+    script_numbered(&post, KEY, &body.to_string())?;
     let (begun, cpu) = (Instant::now(), cpu_seconds(world.process()?)?);
-    // As many callers as keep it busy, and not so many that taking in is all it does.
     Ask {
-        url: &format!("{}/generate?wait=60", world.url()),
+        url: &format!("{}/generate", world.url()),
         script: &post,
         connections: CONNECTIONS,
         seconds: how.seconds,

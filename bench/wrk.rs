@@ -41,7 +41,7 @@ impl Ask<'_> {
         let ran = tokio::task::spawn_blocking(move || wrk.output()).await?.context("wrk does not start")?;
         let spent = cpu_seconds(target)? - before;
         let said = String::from_utf8_lossy(&ran.stdout);
-        ensure!(ran.status.success(), "wrk: {said}{}", String::from_utf8_lossy(&ran.stderr));
+        ensure!(ran.status.success() && ran.stderr.is_empty(), "wrk: {said}{}", String::from_utf8_lossy(&ran.stderr));
         let mut load = read(&said).with_context(|| format!("wrk said: {said}"))?;
         load.cpu_s = spent * 1_000.0 / load.answers;
         Ok(load)
@@ -55,6 +55,19 @@ pub fn script(path: &Path, method: &str, key: &str, body: &str) -> Result<()> {
         format!(
             "wrk.method = \"{method}\"\nwrk.headers[\"authorization\"] = \"Bearer {key}\"\n\
          wrk.headers[\"content-type\"] = \"application/json\"\nwrk.body = [==[{body}]==]\n"
+        ),
+    )?)
+}
+
+/// A wrk script that posts this body, `TOKEN` in it a word of its own in each.
+pub fn script_numbered(path: &Path, key: &str, body: &str) -> Result<()> {
+    Ok(std::fs::write(
+        path,
+        format!(
+            "local threads, n = 0, 0\nsetup = function(thread) thread:set(\"me\", threads) threads = threads + 1 end\n\
+             wrk.headers[\"authorization\"] = \"Bearer {key}\"\nwrk.headers[\"content-type\"] = \"application/json\"\n\
+             local head, tail = ([==[{body}]==]):match(\"^(.*)TOKEN(.*)$\")\n\
+             request = function() n = n + 1 return wrk.format(\"POST\", nil, nil, head .. me .. \"-\" .. n .. tail) end\n"
         ),
     )?)
 }

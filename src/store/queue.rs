@@ -157,7 +157,7 @@ impl Store {
     /// some dozens, far behind it. Thousands who ask for their places do not count the line each.
     pub async fn ahead(&self, task: &Task) -> Result<i64, StoreError> {
         const SQL: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE lane = $1 AND phase = 'queued' \
-             AND (queue_rank < $2 OR (queue_rank = $2 AND id < $3)) LIMIT $4) AS before_it";
+             AND queue_rank <= $2 AND (queue_rank < $2 OR id < $3) LIMIT $4) AS before_it";
         let line = self.lines.of(&task.lane);
         let own = (task.rank, task.id.to_string());
         if let Some(place) = line.place(&own).filter(|place| *place >= 2 * NEAR) {
