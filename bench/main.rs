@@ -16,6 +16,7 @@ mod downloads;
 mod figures;
 mod floor;
 mod follower;
+mod growth;
 mod lag;
 mod polls;
 #[path = "../chaos/process.rs"]
@@ -107,6 +108,21 @@ enum Mode {
         #[arg(long)]
         postgres: Option<String>,
     },
+    /// SQLite: a database with few ended tasks beside one with many.
+    Growth {
+        /// How long each turn is, in seconds.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// How many turns each has.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// So many are few.
+        #[arg(long, default_value_t = 1_000)]
+        few: usize,
+        /// So many are many.
+        #[arg(long, default_value_t = 1_000_000)]
+        many: usize,
+    },
     /// What `speed` measures against: a bare server, until it is killed.
     #[command(hide = true)]
     Floor {
@@ -154,6 +170,10 @@ async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
         }
         Mode::Speed { seconds, rounds, postgres } => {
             println!("{}", speed::run(&easel, &speed::How { seconds, rounds, postgres }).await?);
+        }
+        Mode::Growth { seconds, rounds, few, many } => {
+            let how = speed::How { seconds, rounds, postgres: None };
+            println!("{}", growth::run(&easel, &how, few, many).await?);
         }
         Mode::Floor { listen, store, statuses, upstream } => {
             floor::serve(&listen, &store, statuses.as_deref(), upstream).await?;

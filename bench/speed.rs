@@ -18,10 +18,10 @@ use crate::wrk::{Ask, Load, cpu_seconds, script, script_numbered, script_over};
 /// Connections of the load generator.
 const CONNECTIONS: usize = 64;
 /// What is asked for; nothing is sent to the provider, so that only taking in is measured.
-const BODY: &str =
+pub const BODY: &str =
     r#"{"prompt":"a little cat in the snow, seen from far away","model":"flux-schnell","size":"1024x1024"}"#;
 /// What the gateway is told: take in whatever comes, send nothing.
-const HOLD: &str = "hold_submissions = true\nopen_per_tenant = 100000000\nopen_in_all = 100000000";
+pub const HOLD: &str = "hold_submissions = true\nopen_per_tenant = 100000000\nopen_in_all = 100000000";
 
 /// How long whole tasks may take to end.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -38,20 +38,23 @@ pub struct How {
 }
 
 /// Two servers, asked in turns.
-struct Match<'a> {
-    how: &'a How,
-    floor: (String, PathBuf, u32),
-    easel: (String, PathBuf, u32),
+pub struct Match<'a> {
+    pub how: &'a How,
+    /// Address, script and process of the one to compare with.
+    pub floor: (String, PathBuf, u32),
+    /// Of the one that is measured.
+    pub easel: (String, PathBuf, u32),
 }
 
 /// What came of it.
-struct Score {
-    floor: Vec<Load>,
-    easel: Vec<Load>,
+pub struct Score {
+    pub floor: Vec<Load>,
+    pub easel: Vec<Load>,
 }
 
 impl Match<'_> {
-    async fn play(&self) -> Result<Score> {
+    /// Asks both, in turns.
+    pub async fn play(&self) -> Result<Score> {
         let mut score = Score { floor: Vec::new(), easel: Vec::new() };
         for round in 0..self.how.rounds {
             // Who goes second finds the disk warmer: they change places.
@@ -66,14 +69,19 @@ impl Match<'_> {
     }
 }
 
-fn median(loads: &[Load], of: impl Fn(&Load) -> f64) -> f64 {
+/// The middle one of a figure.
+pub fn median(loads: &[Load], of: impl Fn(&Load) -> f64) -> f64 {
     Sample::new(loads.iter().map(of).collect()).median()
 }
 
 impl Score {
-    fn tell(&self, table: &mut Table, what: &str, least: f64, beyond: f64) {
+    /// Turn by turn, how many times as fast it was; the middle one.
+    pub fn ratio(&self) -> f64 {
         let ratios = self.floor.iter().zip(&self.easel).map(|(floor, easel)| easel.per_s / floor.per_s);
-        let ratio = Sample::new(ratios.collect());
+        Sample::new(ratios.collect()).median()
+    }
+
+    fn tell(&self, table: &mut Table, what: &str, least: f64, beyond: f64) {
         table.row(
             &format!("{what}: the floor, answers a second"),
             format!("{:.0}", median(&self.floor, |l| l.per_s)),

@@ -41,7 +41,11 @@ impl Ask<'_> {
         let ran = tokio::task::spawn_blocking(move || wrk.output()).await?.context("wrk does not start")?;
         let spent = cpu_seconds(target)? - before;
         let said = String::from_utf8_lossy(&ran.stdout);
-        ensure!(ran.status.success() && ran.stderr.is_empty(), "wrk: {said}{}", String::from_utf8_lossy(&ran.stderr));
+        ensure!(
+            ran.status.success() && ran.stderr.is_empty(),
+            "wrk: {said}{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
         let mut load = read(&said).with_context(|| format!("wrk said: {said}"))?;
         load.cpu_s = spent * 1_000.0 / load.answers;
         Ok(load)

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::metrics::Scrape;
-use crate::api::{Api, Feeds, Guard, Keys, Shed};
+use crate::api::{Api, Feeds, Guard, Keys, Shed, Shelf};
 use crate::blobs::space::{Floor, FreeSpace, Space};
 use crate::blobs::{Blobs, Folder, Place};
 use crate::config::{AuthMode, Config, Problems, Provider as ProviderConfig, Webhooks};
@@ -120,7 +120,7 @@ impl App {
         reloader.moves(engine.clone());
         let closing = CancellationToken::new();
         let most = config.server.streams_per_tenant;
-        let api = Api {
+        let api = Api::from(Shelf {
             feeds: Feeds::new(store.clone(), links.clone(), Arc::clone(&clock), most),
             heartbeat: seconds(config.server.heartbeat_s),
             engine: engine.clone(),
@@ -139,7 +139,7 @@ impl App {
             folder: Folder::of(&config.blobs.url),
             set_level: |level| LEVEL.set(level),
             closing: closing.clone(),
-        };
+        });
         let figures = config.metrics.address().map(|_| crate::api::metrics::router(api.clone()));
         let router = crate::api::router(api);
         let limits = limits(config);

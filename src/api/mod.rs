@@ -44,6 +44,7 @@ mod usage;
 mod wait;
 mod webhooks;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,9 +69,25 @@ use crate::domain::link::Links;
 use crate::engine::Engine;
 use crate::store::Store;
 
-/// What handlers work with.
+/// What handlers work with: one pointer, because every layer of every request takes a copy.
 #[derive(Clone)]
-pub struct Api {
+pub struct Api(Arc<Shelf>);
+
+impl Deref for Api {
+    type Target = Shelf;
+    fn deref(&self) -> &Shelf {
+        &self.0
+    }
+}
+
+impl From<Shelf> for Api {
+    fn from(shelf: Shelf) -> Self {
+        Self(Arc::new(shelf))
+    }
+}
+
+/// All that handlers work with.
+pub struct Shelf {
     /// Takes tasks in.
     pub engine: Engine,
     /// Reads rows.
