@@ -92,7 +92,7 @@ impl Score {
         );
         table.at_least(
             &format!("{what}: Easel ÷ the floor"),
-            ratio.median(),
+            self.ratio(),
             least,
             &format!("; beyond: {beyond}"),
         );

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::metrics::Scrape;
-use crate::api::{Api, Feeds, Guard, Keys, Shed, Shelf};
+use crate::api::{Api, ApiState, Feeds, Guard, Keys, Shed};
 use crate::blobs::space::{Floor, FreeSpace, Space};
 use crate::blobs::{Blobs, Folder, Place};
 use crate::config::{AuthMode, Config, Problems, Provider as ProviderConfig, Webhooks};
@@ -120,7 +120,7 @@ impl App {
         reloader.moves(engine.clone());
         let closing = CancellationToken::new();
         let most = config.server.streams_per_tenant;
-        let api = Api::from(Shelf {
+        let api = Api::from(ApiState {
             feeds: Feeds::new(store.clone(), links.clone(), Arc::clone(&clock), most),
             heartbeat: seconds(config.server.heartbeat_s),
             engine: engine.clone(),

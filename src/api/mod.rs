@@ -71,23 +71,23 @@ use crate::store::Store;
 
 /// What handlers work with: one pointer, because every layer of every request takes a copy.
 #[derive(Clone)]
-pub struct Api(Arc<Shelf>);
+pub struct Api(Arc<ApiState>);
 
 impl Deref for Api {
-    type Target = Shelf;
-    fn deref(&self) -> &Shelf {
+    type Target = ApiState;
+    fn deref(&self) -> &ApiState {
         &self.0
     }
 }
 
-impl From<Shelf> for Api {
-    fn from(shelf: Shelf) -> Self {
-        Self(Arc::new(shelf))
+impl From<ApiState> for Api {
+    fn from(state: ApiState) -> Self {
+        Self(Arc::new(state))
     }
 }
 
 /// All that handlers work with.
-pub struct Shelf {
+pub struct ApiState {
     /// Takes tasks in.
     pub engine: Engine,
     /// Reads rows.
