@@ -16,7 +16,7 @@ use url::Url;
 use crate::api::metrics::Scrape;
 use crate::api::{Api, Feeds, Guard, Keys, Shed};
 use crate::blobs::space::{Floor, FreeSpace, Space};
-use crate::blobs::{Blobs, Folder, Place};
+use crate::blobs::{Blobs, Place};
 use crate::config::{AuthMode, Config, Problems, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
 use crate::domain::clock::Clock;
@@ -137,7 +137,6 @@ impl App {
             guard: guard(config, address),
             shed: Shed { busy: config.server.busy, handler: seconds(config.server.handler_s) },
             scrape: Scrape::new(meters::render, config.metrics.address().is_some()),
-            folder: Folder::of(&config.blobs.url),
             set_level: |level| LEVEL.set(level),
             closing: closing.clone(),
         };
