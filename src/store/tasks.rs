@@ -7,7 +7,9 @@ use sqlx::FromRow;
 use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
 use super::ledger::Line;
-use super::{Store, StoreError, attempts, deliveries, events, files, images, ledger, outbox, places, queue};
+use super::{
+    Store, StoreError, attempts, deliveries, erasures, events, files, images, ledger, outbox, places, queue,
+};
 use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::day::Day;
@@ -60,6 +62,8 @@ pub struct Change {
     pub verdict: Option<(AttemptId, Verdict)>,
     /// Pictures that are durable.
     pub images: Vec<StoredImage>,
+    /// Hashes of bytes that it does not need any more.
+    pub let_go: Vec<String>,
     /// What callers are told.
     pub notices: Vec<Notice>,
     /// The lane that must have room, or nothing is written.
@@ -78,6 +82,7 @@ impl Change {
             attempt: None,
             verdict: None,
             images: Vec::new(),
+            let_go: Vec::new(),
             notices: Vec::new(),
             gate: None,
             entries: Vec::new(),
@@ -319,6 +324,7 @@ async fn update(
     for image in &change.images {
         images::put(&mut conn, &id, image).await?;
     }
+    erasures::note(&mut conn, change.let_go, now).await?;
     if let Some(parent) = task.parent {
         // Its caller hears of the whole. The version moves, so that a look at the parts that came too early is not saved.
         const STARTED: &str = "UPDATE tasks SET started_at = $2 WHERE id = $1 AND started_at IS NULL";
