@@ -14,7 +14,7 @@ use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::day::Day;
 use crate::domain::delivery::Delivery;
-use crate::domain::id::{AttemptId, TaskId};
+use crate::domain::id::{AttemptId, FileId, TaskId};
 use crate::domain::image::StoredImage;
 use crate::domain::key::Limits;
 use crate::domain::ledger::Entry;
@@ -152,14 +152,15 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
 }
 
 impl Store {
-    /// Stores a new task with its parts and with what is set aside for them durably, or finds the one its idempotency key
-    /// belongs to. Nothing is written when the key has as many open tasks as it may, over all replicas
+    /// Stores a new task with its parts, with the files that came in with it and with what is set aside for it durably, or
+    /// finds the one its idempotency key belongs to. Nothing is written when the key has as many open tasks as it may, over all replicas
     /// ([`StoreError::Full`]), or when its budgets do not cover the task ([`StoreError::OverBudget`]).
     pub async fn accept(
         &self,
         task: Task,
         parts: Vec<Task>,
         limits: Arc<Limits>,
+        came: Vec<FileId>,
     ) -> Result<Accepted, StoreError> {
         if limits.budgeted() {
             self.open_balances(&task.key, Day::of(task.created_at)).await?;
@@ -168,7 +169,7 @@ impl Store {
         let mail = !owed.is_empty();
         let all = std::iter::once(&task).chain(&parts);
         let lines = all.flat_map(|task| self.lines(task, task.opening())).collect();
-        let new = New { task, parts, owed, lines, limits };
+        let new = New { task, parts, owed, lines, limits, came };
         let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, new))).await?;
         if let Accepted::Created(_) = accepted {
             self.changes.work_due();
@@ -237,11 +238,12 @@ struct New {
     owed: Vec<Delivery>,
     lines: Vec<Line>,
     limits: Arc<Limits>,
+    came: Vec<FileId>,
 }
 
 async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError> {
     const LABEL: &str = "INSERT INTO task_labels (owner, label, task_id) VALUES ($1, $2, $3)";
-    let New { task, parts, owed, lines, limits } = new;
+    let New { task, parts, owed, lines, limits, came } = new;
     let most = limits.concurrent_tasks;
     if most.is_some() {
         places::stand_in_line(&mut conn, &task.key).await?;
@@ -260,6 +262,7 @@ async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError
             deliveries::put(&mut conn, &owed).await?;
         }
         files::used(&mut conn, task).await?;
+        files::bind(&mut conn, task, &came).await?;
         for part in parts {
             insert(&mut conn, part).await?;
         }
