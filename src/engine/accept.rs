@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::crowd::no_place;
 use super::route::{NoRoute, Plan};
-use super::spend::{self, keep_priced, reservation};
+use super::spend::{keep_priced, reservation};
 use super::{Engine, Inner};
 use crate::chaos::{crash, planted};
 use crate::domain::code::Code;
@@ -155,7 +155,7 @@ impl Engine {
         let accepted = self.inner.store.accept(task, parts, limits, came).await;
         crash("accept.committed");
         let accepted = accepted.map_err(|error| match error {
-            StoreError::OverBudget(_) => spend::refusal(error),
+            StoreError::OverBudget(short) => Refusal::NoMoney(Code::BudgetExceeded, short.to_string()),
             error => no_place(error, most),
         })?;
         match accepted {
