@@ -16,10 +16,10 @@ use url::Url;
 use crate::api::metrics::Scrape;
 use crate::api::{Api, ApiState, Feeds, Guard, Keys, Shed};
 use crate::blobs::space::{Floor, FreeSpace, Space};
-use crate::blobs::{Blobs, Folder, Place};
+use crate::blobs::{Blobs, Place};
 use crate::config::{AuthMode, Config, Problems, Provider as ProviderConfig, Webhooks};
 use crate::domain::catalog::Price;
-use crate::domain::clock::{Clock, Millis};
+use crate::domain::clock::Clock;
 use crate::domain::delivery::Schedule;
 use crate::domain::key::ManagedKey;
 use crate::domain::link::Links;
@@ -70,21 +70,22 @@ impl App {
         let clock = around.clock;
         let store =
             Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
-        let mut abandoned = clock.now();
-        if config.store.url.starts_with("sqlite:") {
+        let shared = !config.store.url.starts_with("sqlite:");
+        if !shared {
             store.wake_all().await?;
-        } else {
-            // Another gateway may be writing just now, but not for so long.
-            abandoned = Millis(abandoned.0 - 3_600_000);
         }
         let policy =
             Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
         let mut net = Net::open(policy, around.lookup, extra_roots(config)?)?;
         net.guarded = net.guarded.with_stall(seconds(config.blobs.stall_s));
         let blobs = Blobs::open(place(&config.blobs, &net)).await?;
-        let swept = blobs.sweep(abandoned).await?;
-        if swept > 0 {
-            tracing::info!(swept, "half-written pictures of a process that was killed are cleared away");
+        match blobs.sweep(clock.now(), shared).await {
+            Ok(0) => {}
+            Ok(swept) => {
+                tracing::info!(swept, "half-written pictures of a process that was killed are cleared away");
+            }
+            // Litter keeps nobody from serving; the next start tries again.
+            Err(error) => tracing::warn!(%error, "half-written pictures could not be cleared away"),
         }
         let offered = open_providers(config, &net)?;
         let webhook_key = store.setting("webhook_key", token()).await?;
@@ -100,7 +101,7 @@ impl App {
             open_per_tenant: config.engine.open_per_tenant,
             open_in_all: config.engine.open_in_all,
             keeping: config.retention.keeping(),
-            shared: !config.store.url.starts_with("sqlite:"),
+            shared,
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
         let keys = open_keys(config, &store, &clock).await?;
@@ -136,7 +137,6 @@ impl App {
             guard: guard(config, address),
             shed: Shed { busy: config.server.busy, handler: seconds(config.server.handler_s) },
             scrape: Scrape::new(meters::render, config.metrics.address().is_some()),
-            folder: Folder::of(&config.blobs.url),
             set_level: |level| LEVEL.set(level),
             closing: closing.clone(),
         });

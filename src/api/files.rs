@@ -232,7 +232,7 @@ impl Api {
             bytes: saved.bytes,
             created_at: self.clock.now(),
         };
-        self.store.put_file(file.clone()).await?;
+        self.store.put_file(file.clone(), None).await?;
         Ok(file)
     }
 }

@@ -233,15 +233,7 @@ impl Api {
             self.engine.has_room()?;
             kept = self.keep_inline(&caller, &mut request).await?;
         }
-        let accepted = self.engine.accept(caller, request, key, fingerprint).await?;
-        if !accepted.replayed
-            && !kept.is_empty()
-            && let Err(error) = self.store.bind_files(accepted.task.id, kept).await
-        {
-            // The task stands; they go when their own time is over.
-            tracing::warn!(task.id = %accepted.task.id, %error, "inline images could not be bound to their task");
-        }
-        Ok(accepted)
+        Ok(self.engine.accept(caller, request, kept, key, fingerprint).await?)
     }
 
     /// Replaces every inline image by a file in custody.

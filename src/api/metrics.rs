@@ -112,7 +112,7 @@ impl Api {
         };
         gauge!(meter::STORE_UP).set(if found.is_some() { 1.0 } else { 0.0 });
         gauge!(meter::STORE_PRESSURE).set(number(self.store.load().under_way()));
-        if let Some(free) = self.folder.free() {
+        if let Some(free) = self.engine.free_for_pictures() {
             gauge!(meter::BLOB_FREE).set(free);
         }
         if let Some((lanes, backlog)) = found {

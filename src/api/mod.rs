@@ -63,7 +63,7 @@ pub use keyring::Keys;
 pub use reload::{Reload, Reloaded};
 pub use shed::Shed;
 
-use crate::blobs::{Blobs, Folder};
+use crate::blobs::Blobs;
 use crate::domain::clock::Clock;
 use crate::domain::link::Links;
 use crate::engine::Engine;
@@ -118,8 +118,6 @@ pub struct ApiState {
     pub shed: Shed,
     /// Where figures are shown.
     pub scrape: metrics::Scrape,
-    /// Where pictures lie, if that is a folder.
-    pub folder: Folder,
     /// Changes the log level.
     pub set_level: fn(&str) -> Result<(), String>,
     /// Cancelled when the process is to stop: waiting callers are answered with what there is.

@@ -53,12 +53,11 @@ impl Bucket {
         let options = PutMultipartOptions { attributes: typed(media_type), ..PutMultipartOptions::default() };
         let id = self.store.create_multipart_opts(path, options).await?;
         let begun = Begun { store: Arc::clone(&self.store), path: path.clone(), id };
+        let (note, id) = (begun.note(), begun.id.clone());
         let cleaners = self.cleaners.clone();
+        // Given up by its drop, should the note not come to be.
         let parts = Parts { begun: Some(begun), cleaners, count: 0, sent: Arc::default(), _permit: permit };
-        let note = parts.begun.iter().map(|begun| (begun.note(), begun.id.clone())).next();
-        if let Some((note, id)) = note {
-            self.store.put(&note, id.into()).await?;
-        }
+        self.store.put(&note, id.into()).await?;
         Ok(parts)
     }
 
@@ -92,19 +91,26 @@ impl Bucket {
             .await?;
         let mut removed = 0;
         for path in abandoned {
-            if let Some(upload) = path.as_ref().strip_suffix(OPEN).map(Path::from) {
-                let id = self.store.get(&path).await?.bytes().await?;
-                let id = String::from_utf8_lossy(&id).into_owned();
-                // Put together or given up in the meantime, it is not there: all the better.
-                let gone = self.store.abort_multipart(&upload, &id).await;
-                if let Err(error) = gone {
-                    tracing::debug!(%error, "an abandoned upload was gone already");
-                }
+            match self.clear_away(&path).await {
+                Ok(()) => removed += 1,
+                // Another gateway that sweeps at the same moment was quicker.
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
             }
-            self.store.delete(&path).await?;
-            removed += 1;
         }
         Ok(removed)
+    }
+
+    async fn clear_away(&self, path: &Path) -> object_store::Result<()> {
+        if let Some(upload) = path.as_ref().strip_suffix(OPEN).map(Path::from) {
+            let id = self.store.get(path).await?.bytes().await?;
+            let id = String::from_utf8_lossy(&id).into_owned();
+            // Put together or given up in the meantime, it is not there: all the better.
+            if let Err(error) = self.store.abort_multipart(&upload, &id).await {
+                tracing::debug!(%error, "an abandoned upload was gone already");
+            }
+        }
+        self.store.delete(path).await
     }
 }
 

@@ -4,7 +4,9 @@
 //! [`derived_keys`] names all that can exist, so that they are collected with their picture. One that is missing is made
 //! again when somebody asks. A picture in another type is a picture of its own under its own digest.
 
+use bytes::Bytes;
 use object_store::path::Path;
+use object_store::{Error, ObjectStoreExt};
 
 use super::desk::Work;
 use super::{BlobError, Blobs, Saved, path};
@@ -68,7 +70,7 @@ impl Blobs {
         match self.desk.make(header, bytes, work).await {
             Ok(made) => {
                 let length = made.len() as u64;
-                self.write(&form.path(), made, header.media_type).await?;
+                self.keep_made(form, made, header.media_type).await?;
                 Ok(Some(length))
             }
             Err(error) => {
@@ -76,6 +78,17 @@ impl Blobs {
                 Ok(None)
             }
         }
+    }
+
+    /// Keeps what was made of a picture, unless another replica has erased the picture meanwhile: it does not see who has
+    /// it in hand here, and what is written after it has removed all that was made would be left over.
+    async fn keep_made(&self, form: Form<'_>, made: Bytes, media_type: MediaType) -> Result<(), BlobError> {
+        self.write(&form.path(), made, media_type).await?;
+        if let Err(gone @ Error::NotFound { .. }) = self.store.head(&path(form.sha256)).await {
+            self.remove(&form.path()).await?;
+            return Err(gone.into());
+        }
+        Ok(())
     }
 
     /// A picture that is here, in another type, which is then here too; the first one stays.
@@ -89,6 +102,27 @@ impl Blobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blobs::{Erased, Place};
+
+    /// Two replicas: one makes a picture smaller while the other erases it.
+    #[tokio::test]
+    async fn what_is_made_of_a_picture_does_not_outlive_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Blobs::open(Place::folder(folder.path())).await.unwrap();
+        let two = Blobs::open(Place::folder(folder.path())).await.unwrap();
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::RgbImage::new(100, 100).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let saved = one.put(bytes.into_inner().into()).await.unwrap();
+        let form = Form { sha256: &saved.sha256, width: Some(64) };
+        let made = one.make_smaller(form, saved.header).await.unwrap().unwrap();
+        assert_eq!(one.length(form).await.unwrap(), Some(made));
+        let small = one.store.get(&form.path()).await.unwrap().bytes().await.unwrap();
+        let erased = two.erase(two.condemn(form.sha256).unwrap(), None).await.unwrap();
+        assert_eq!((erased, one.length(form).await.unwrap()), (Erased::Gone, None));
+        let late = one.keep_made(form, small, saved.header.media_type).await;
+        assert!(matches!(late, Err(BlobError::Storage(Error::NotFound { .. }))), "{late:?}");
+        assert_eq!(one.length(form).await.unwrap(), None, "nothing is left over");
+    }
 
     #[test]
     fn everything_that_can_be_made_of_a_picture_is_named() {

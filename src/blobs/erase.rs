@@ -13,8 +13,8 @@ use crate::domain::clock::Millis;
 pub enum Erased {
     /// It is not here any more.
     Gone,
-    /// Somebody has written it lately, and its row may be on the way: ask again.
-    TooYoung,
+    /// Somebody has written it lately, at this moment, and its row may be on the way: ask again.
+    TooYoung(Millis),
 }
 
 impl Blobs {
@@ -38,7 +38,7 @@ impl Blobs {
             Ok(found) => {
                 let written = found.last_modified.timestamp_millis();
                 if untouched_since.is_some_and(|since| written > since.0) {
-                    return Ok(Erased::TooYoung);
+                    return Ok(Erased::TooYoung(Millis(written)));
                 }
                 self.remove(&path).await?;
             }
@@ -49,7 +49,7 @@ impl Blobs {
         Ok(Erased::Gone)
     }
 
-    async fn remove(&self, path: &object_store::path::Path) -> Result<(), BlobError> {
+    pub(super) async fn remove(&self, path: &object_store::path::Path) -> Result<(), BlobError> {
         match self.store.delete(path).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -99,7 +99,8 @@ mod tests {
         assert!(blobs.condemn(&sha256).is_none(), "its row is not written yet");
         drop(saved);
         let condemned = blobs.condemn(&sha256).unwrap();
-        assert_eq!(blobs.erase(condemned, Some(Millis(0))).await.unwrap(), Erased::TooYoung);
+        let young = blobs.erase(condemned, Some(Millis(0))).await.unwrap();
+        assert!(matches!(young, Erased::TooYoung(written) if written > Millis(0)), "{young:?}");
         assert_eq!(blobs.old(first, Millis(0), 10).await.unwrap(), Vec::<String>::new());
         assert_eq!(blobs.old(first, ever, 10).await.unwrap(), std::slice::from_ref(&sha256));
         for _ in 0..2 {

@@ -9,7 +9,6 @@ mod derive;
 mod desk;
 mod erase;
 mod fetch;
-mod folder;
 mod hand;
 pub mod pixels;
 mod place;
@@ -30,7 +29,6 @@ use url::Url;
 
 pub use derive::{Form, WIDTHS, derived_keys};
 pub use erase::Erased;
-pub use folder::Folder;
 pub use hand::{Condemned, Hold};
 pub use place::Place;
 

@@ -3,9 +3,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const MIB: u64 = 1024 * 1024;
+/// What lies on the disk whose room is a figure.
+pub const PICTURES: &str = "pictures";
 
 /// The space of a disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +62,20 @@ struct Watch {
     disks: Vec<(&'static str, PathBuf)>,
     floor: Floor,
     probe: Arc<dyn FreeSpace>,
-    tight: Mutex<Option<String>>,
+    seen: Mutex<Seen>,
+}
+
+/// What the last look showed.
+#[derive(Default)]
+struct Seen {
+    tight: Option<String>,
+    pictures: Option<Room>,
 }
 
 impl Space {
     /// Watches the disks of these folders, each named by what lies there, and looks at them once.
     pub fn watch(disks: Vec<(&'static str, PathBuf)>, floor: Floor, probe: Arc<dyn FreeSpace>) -> Self {
-        let space = Self(Arc::new(Watch { disks, floor, probe, tight: Mutex::default() }));
+        let space = Self(Arc::new(Watch { disks, floor, probe, seen: Mutex::default() }));
         space.look();
         space
     }
@@ -74,32 +83,51 @@ impl Space {
     /// Looks at the disks. A call to the system, which a dead network disk may hold up: not for a runtime's own threads.
     pub fn look(&self) {
         let watch = &self.0;
-        let tight = watch.disks.iter().find_map(|(name, at)| match watch.probe.room(at) {
-            Ok(room) if room.free < watch.floor.of(room) => {
-                let (free, floor) = (room.free / MIB, watch.floor.of(room) / MIB);
-                Some(format!(
+        let mut seen = Seen::default();
+        for (name, at) in &watch.disks {
+            let room = match watch.probe.room(at) {
+                Ok(room) => room,
+                Err(error) => {
+                    // Whether it can be written is the probe's matter at readiness.
+                    tracing::warn!(%error, disk = name, "cannot tell the free space");
+                    continue;
+                }
+            };
+            if *name == PICTURES {
+                seen.pictures = Some(room);
+            }
+            let floor = watch.floor.of(room);
+            if room.free < floor && seen.tight.is_none() {
+                let (free, floor) = (room.free / MIB, floor / MIB);
+                seen.tight = Some(format!(
                     "{free} MiB are free for the {name}, less than the {floor} MiB that are to stay free"
-                ))
+                ));
             }
-            Ok(_) => None,
-            Err(error) => {
-                // Whether it can be written is the probe's matter at readiness.
-                tracing::warn!(%error, disk = name, "cannot tell the free space");
-                None
-            }
-        });
-        let mut known = watch.tight.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*known, &tight) {
+        }
+        let mut known = self.seen();
+        match (&known.tight, &seen.tight) {
             (None, Some(tight)) => tracing::error!("{tight}: new work is refused until there is room"),
             (Some(_), None) => tracing::info!("there is room on the disks again: new work is taken in"),
             _ => {}
         }
-        *known = tight;
+        *known = seen;
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which disk is too full for new work, as of the last look.
     pub fn tight(&self) -> Option<String> {
-        self.0.tight.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen().tight.clone()
+    }
+
+    /// The share of the pictures' disk that is free for us, 0 to 1, as of the last look; `None` where nobody can tell.
+    pub fn free(&self) -> Option<f64> {
+        let room = self.seen().pictures.filter(|room| room.total > 0)?;
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let free = room.free as f64 / room.total as f64;
+        Some(free)
     }
 }
 
@@ -126,6 +154,19 @@ mod tests {
             Floor { mib: 1, percent: 100 },
             Arc::new(SystemSpace),
         );
-        assert_eq!(nowhere.tight(), None);
+        assert_eq!((nowhere.tight(), nowhere.free()), (None, None));
+    }
+
+    #[test]
+    fn the_disk_of_the_pictures_has_a_figure_and_a_bucket_does_not_tell() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = |name, at: &Path| {
+            let floor = Floor { mib: 0, percent: 0 };
+            Space::watch(vec![(name, at.to_owned())], floor, Arc::new(SystemSpace)).free()
+        };
+        let free = watch(PICTURES, folder.path());
+        assert!(free.is_some_and(|free| (0.0..=1.0).contains(&free)), "{free:?}");
+        assert_eq!(watch("database", folder.path()), None);
+        assert_eq!(watch(PICTURES, Path::new("/nowhere/at/all")), None);
     }
 }

@@ -9,15 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::{BlobError, Blobs};
 use crate::domain::clock::Millis;
 
-/// Other gateways may be writing to the same bucket just now, but none takes so long for one picture.
+/// Other gateways may be writing to the same place just now, but none takes so long for one picture.
 const WRITING: Duration = Duration::from_hours(1);
 
 impl Blobs {
-    /// Clears away what was left half-written before that moment, and answers with the number of pieces. In a bucket, what is
-    /// younger than an hour is left alone.
-    pub async fn sweep(&self, before: Millis) -> Result<usize, BlobError> {
+    /// Clears away what was left half-written until now, and answers with the number of pieces. What is younger than an hour
+    /// is left alone in a bucket, and where the place is `shared` by other gateways.
+    pub async fn sweep(&self, now: Millis, shared: bool) -> Result<usize, BlobError> {
+        let before = if shared || self.bucket.is_some() { now - WRITING } else { now };
         if let Some(bucket) = &self.bucket {
-            return Ok(bucket.sweep(Millis(before.0 - WRITING.as_millis().try_into().unwrap_or(0))).await?);
+            return Ok(bucket.sweep(before).await?);
         }
         let Some(folder) = self.folder.clone() else { return Ok(0) };
         let before = UNIX_EPOCH + Duration::from_millis(before.0.try_into().unwrap_or(0));
@@ -27,22 +28,31 @@ impl Blobs {
     }
 }
 
+/// `None`: another gateway that sweeps at the same moment was quicker.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// Removes those last written before `before` and answers with their number.
 fn sweep(folder: &Path, before: SystemTime) -> io::Result<usize> {
     let mut removed = 0;
     let mut folders = vec![(folder.to_owned(), false)];
     while let Some((next, incoming)) = folders.pop() {
-        let entries = match std::fs::read_dir(&next) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entries => entries?,
-        };
+        let Some(entries) = there(std::fs::read_dir(&next))? else { continue };
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            if entry.file_type()?.is_dir() {
+            let Some(kind) = there(entry.file_type())? else { continue };
+            if kind.is_dir() {
                 folders.push((entry.path(), incoming || name == "incoming"));
-            } else if (incoming || temporary(&name)) && entry.metadata()?.modified()? < before {
-                std::fs::remove_file(entry.path())?;
+            } else if (incoming || temporary(&name))
+                && let Some(about) = there(entry.metadata())?
+                && about.modified()? < before
+                && there(std::fs::remove_file(entry.path()))?.is_some()
+            {
                 removed += 1;
             }
         }
@@ -79,5 +89,23 @@ mod tests {
         assert_eq!(sweep(at, ever).unwrap(), 3);
         assert!(at.join("sha256/aa/aa11").exists() && at.join("sha256/aa/aa33#x").exists());
         assert!(!at.join("sha256/aa/aa22#1").exists() && !at.join("incoming/token").exists());
+    }
+
+    /// Replicas that start at the same moment.
+    #[test]
+    fn several_may_sweep_at_once() {
+        const EACH: usize = 2_000;
+        let folder = tempfile::tempdir().unwrap();
+        let incoming = folder.path().join("incoming");
+        std::fs::create_dir_all(&incoming).unwrap();
+        for n in 0..EACH {
+            std::fs::write(incoming.join(format!("token{n}")), b"").unwrap();
+        }
+        let ever = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 200);
+        let swept: usize = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(|| sweep(folder.path(), ever))).collect();
+            all.into_iter().map(|one| one.join().unwrap().unwrap()).sum()
+        });
+        assert_eq!(swept, EACH, "each was removed by one of them");
     }
 }

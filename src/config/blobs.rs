@@ -24,6 +24,11 @@ pub struct Blobs {
 }
 
 impl Blobs {
+    /// The folder that pictures are kept in, where it is one.
+    pub(super) fn folder(&self) -> Option<&str> {
+        self.url.strip_prefix("file://").filter(|folder| !folder.is_empty())
+    }
+
     pub(super) fn resolve(&mut self, resolve: &mut impl FnMut(String, &mut Secret)) {
         resolve("blobs.access_key_id".into(), &mut self.access_key_id);
         resolve("blobs.secret_access_key".into(), &mut self.secret_access_key);
@@ -43,7 +48,7 @@ impl Blobs {
         if self.min_free_percent > 100 {
             wrong("blobs.min_free_percent: must be at most 100".into());
         }
-        if self.url.strip_prefix("file://").is_some_and(|folder| !folder.is_empty()) {
+        if self.folder().is_some() {
             if self.redirect {
                 wrong("blobs.redirect: only a bucket (s3://…) can hand pictures out by itself".into());
             }

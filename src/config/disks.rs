@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use super::Config;
+use crate::blobs::space::PICTURES;
 
 impl Config {
     /// The folders whose disks must have room, each named by what lies there; what is kept elsewhere (a Postgres, a bucket) is
     /// watched there.
     pub fn disks(&self) -> Vec<(&'static str, PathBuf)> {
         let mut disks = Vec::new();
-        if let Some(folder) = self.blobs.url.strip_prefix("file://") {
-            disks.push(("pictures", PathBuf::from(folder)));
+        if let Some(folder) = self.blobs.folder() {
+            disks.push((PICTURES, PathBuf::from(folder)));
         }
         if let Some(path) = self.store.url.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);

@@ -158,6 +158,8 @@ pub struct State {
     pub outputs: Vec<Output>,
     /// How often the effect of the present phase was tried.
     pub tries: u32,
+    /// How often in a row the provider could not be asked how it stands.
+    pub unanswered: u32,
     /// How often the provider said that it was done and gave no picture.
     pub empty_handed: u32,
     /// When the present phase began.

@@ -229,6 +229,7 @@ impl Task {
         self.phase = step(from, &event)?;
         if self.phase != from {
             self.state.tries = 0;
+            self.state.unanswered = 0;
             self.state.since = Some(now);
         }
         let told = match event {

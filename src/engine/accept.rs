@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::crowd::no_place;
 use super::route::{NoRoute, Plan};
-use super::spend::{self, keep_priced, reservation};
+use super::spend::{keep_priced, reservation};
 use super::{Engine, Inner};
 use crate::chaos::{crash, planted};
 use crate::domain::code::Code;
 use crate::domain::fit::effective;
-use crate::domain::id::{AttemptId, TaskId};
+use crate::domain::id::{AttemptId, FileId, TaskId};
 use crate::domain::key::{Key, Limits};
 use crate::domain::money::Usd;
 use crate::domain::request::GenerateRequest;
@@ -120,11 +120,13 @@ impl Engine {
         }
     }
 
-    /// Takes a well-formed request in; `fingerprint` is that of the body as the caller sent it. Once this answers, the task is durable and will reach exactly one end.
+    /// Takes a well-formed request in; `fingerprint` is that of the body as the caller sent it, `came` are the files that
+    /// stand for images inside it. Once this answers, the task is durable and will reach exactly one end.
     pub async fn accept(
         &self,
         caller: Caller,
         request: GenerateRequest,
+        came: Vec<FileId>,
         idempotency_key: Option<String>,
         fingerprint: String,
     ) -> Result<Acceptance, Refusal> {
@@ -147,13 +149,13 @@ impl Engine {
         crash("accept.received");
         if planted("early_202") {
             let (store, early) = (self.inner.store.clone(), task.clone());
-            self.inner.tracker.spawn(async move { store.accept(early, parts, limits).await });
+            self.inner.tracker.spawn(async move { store.accept(early, parts, limits, came).await });
             return Ok(Acceptance { task, replayed: false });
         }
-        let accepted = self.inner.store.accept(task, parts, limits).await;
+        let accepted = self.inner.store.accept(task, parts, limits, came).await;
         crash("accept.committed");
         let accepted = accepted.map_err(|error| match error {
-            StoreError::OverBudget(_) => spend::refusal(error),
+            StoreError::OverBudget(short) => Refusal::NoMoney(Code::BudgetExceeded, short.to_string()),
             error => no_place(error, most),
         })?;
         match accepted {

@@ -84,7 +84,7 @@ impl Inner {
     }
 
     async fn keep(&self, mut task: Box<Task>, here: Vec<Option<Saved>>) {
-        let here = self.convert(&mut task, here).await;
+        let (here, let_go) = self.convert(&mut task, here).await;
         // In hand until the rows are committed.
         let _held = here.clone();
         let kinds = task.state.outputs.iter().map(|output| output.kind);
@@ -93,7 +93,7 @@ impl Inner {
         let saved = Step::new(Event::Save { partial }, self.clock.now());
         let Some(step) = self.closing(&task, saved).await else { return };
         crash("bytes.stored");
-        self.save(task, Step { images, ..step }).await;
+        self.save(task, Step { images, let_go, ..step }).await;
         crash("end.committed");
     }
 

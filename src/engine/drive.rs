@@ -64,6 +64,8 @@ impl Inner {
         }
         let answer = self.check(&lane, &attempt, &handle, &task.request).await;
         crash("poll.answered");
+        let silent = matches!(&answer, Err(error) if error.kind != Kind::Missing);
+        task.state.unanswered = if silent { task.state.unanswered + 1 } else { 0 };
         match answer {
             Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,
             Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
@@ -97,10 +99,10 @@ impl Inner {
             // A poll is free and proves nothing: it is asked again.
             Err(error) => {
                 // A provider that is away for a night is told of now and then, and its answers can hold the prompt.
-                if task.state.tries.is_power_of_two() {
+                if task.state.unanswered.is_power_of_two() {
                     tracing::warn!(
                         task.id = %task.id, provider.id = attempt.provider, error.kind = ?error.kind,
-                        http.status = error.words.http_status, polls = task.state.tries, "a poll failed; asking again"
+                        http.status = error.words.http_status, failed = task.state.unanswered, "a poll failed; asking again"
                     );
                 }
                 tracing::debug!(task.id = %task.id, %error, "its answer");

@@ -112,7 +112,8 @@ impl Inner {
 
     /// How many more tasks each account may take up, in the order they wait.
     pub(super) async fn open_lanes(&self) -> Result<BTreeMap<String, usize>, StoreError> {
-        if self.settings.hold_submissions {
+        // What may not be sent is not taken up: on a full disk, taking it up to put it back would be two writes each time.
+        if self.settings.hold_submissions || self.tight().is_some() {
             return Ok(BTreeMap::new());
         }
         self.look_at_lanes().await?;

@@ -183,9 +183,8 @@ impl Inner {
             bytes: saved.bytes,
             created_at: self.clock.now(),
         };
-        self.store.put_file(file.clone()).await.map_err(|e| Unfit::passing("", &e))?;
         let whole = task.parent.unwrap_or(task.id);
-        self.store.bind_files(whole, vec![file.id]).await.map_err(|e| Unfit::passing("", &e))?;
+        self.store.put_file(file.clone(), Some(whole)).await.map_err(|e| Unfit::passing("", &e))?;
         Ok(file)
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Step {
     pub book: bool,
     /// Pictures that are durable.
     pub images: Vec<StoredImage>,
+    /// Hashes of bytes that the task does not need any more.
+    pub let_go: Vec<String>,
     /// When the task next owes work.
     pub wake_at: Option<Millis>,
     /// The lane that must have room for it.
@@ -44,6 +46,7 @@ impl Step {
             attempt: None,
             book: false,
             images: Vec::new(),
+            let_go: Vec::new(),
             wake_at: Some(wake_at),
             gate: None,
             leased: false,
@@ -114,6 +117,7 @@ impl Inner {
                 attempt: step.attempt.clone(),
                 verdict: None,
                 images: step.images.clone(),
+                let_go: step.let_go.clone(),
                 notices: told.into_iter().collect(),
                 gate: step.gate.clone(),
                 entries,

@@ -35,6 +35,11 @@ impl Engine {
         self.inner.space.tight()
     }
 
+    /// The share of the pictures' disk that is free, 0 to 1, as of the last look.
+    pub fn free_for_pictures(&self) -> Option<f64> {
+        self.inner.space.free()
+    }
+
     /// An error while there is too little room to keep what new work brings.
     pub fn has_room(&self) -> Result<(), Refusal> {
         self.inner.tight().map_or(Ok(()), Err)

@@ -8,7 +8,6 @@ use crate::domain::code::Code;
 use crate::domain::money::Usd;
 use crate::domain::request::OnUnknown;
 use crate::domain::task::Task;
-use crate::store::StoreError;
 
 /// The most that attempts may cost that are charged for, or of which nobody can say: that of the dearest route once, for
 /// nothing follows such an attempt; more often only where the caller wants unknown outcomes sent again, within its bound.
@@ -48,13 +47,5 @@ pub(super) fn may_spend(task: &Task, price: Option<Usd>) -> bool {
         (Some(most), Some(price)) => cost.settled + cost.unresolved + price <= most,
         (Some(_), None) => false,
         (None, _) => task.billed() == Billing::No,
-    }
-}
-
-/// Why the store did not take a task in, as its caller is told.
-pub(super) fn refusal(error: StoreError) -> Refusal {
-    match error {
-        StoreError::OverBudget(short) => Refusal::NoMoney(Code::BudgetExceeded, short.to_string()),
-        error => error.into(),
     }
 }

@@ -10,7 +10,7 @@ use super::retry::failure;
 use super::route::Planned;
 use super::save::Step;
 use super::spend::may_spend;
-use super::{Inner, Lane};
+use super::{Inner, Lane, Offered};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
@@ -45,7 +45,9 @@ impl Inner {
             self.save(task, Step::new(Event::Stay(None), until)).await;
             return;
         }
-        let (planned, lane) = match self.choose(&mut task) {
+        // One look for the whole call: a configuration read meanwhile is for those that come after.
+        let offered = self.offered.load_full();
+        let (planned, lane) = match self.choose(&offered, &mut task) {
             Choice::Route(planned, lane) => (*planned, lane),
             Choice::Wait(until) => {
                 let until = until.clamp(now + LOOK_AGAIN, task.start_by);
@@ -66,7 +68,7 @@ impl Inner {
             Err(unfit) => return self.unprepared(task, unfit).await,
         };
         let mut attempt = self.intent(&task, &planned);
-        let rings = self.catalog().reachable && !lane.provider.pace().reconcile.is_zero();
+        let rings = offered.catalog.reachable && !lane.provider.pace().reconcile.is_zero();
         let hook = rings.then(|| self.links.hook(&attempt.provider, attempt.id));
         attempt.token_hash = hook.as_ref().map(|hook| hook.token_hash.clone());
         let callback = hook.map(|hook| Callback { url: hook.url, secret: hook.secret });
@@ -96,7 +98,7 @@ impl Inner {
         };
         let (task, answer) = self.call(&lane, &job, task, &attempt).await;
         crash("answer.received");
-        self.answered(task, attempt, answer).await;
+        self.answered(&lane, task, attempt, answer).await;
     }
 
     /// Makes the call and commits what is said before its answer is whole.
@@ -143,6 +145,7 @@ impl Inner {
     /// What the answer comes to.
     async fn answered(
         &self,
+        lane: &Lane,
         mut task: Box<Task>,
         mut attempt: Attempt,
         answer: Result<Progress, ProviderError>,
@@ -162,10 +165,9 @@ impl Inner {
                 attempt.state = AttemptState::Accepted;
                 attempt.handle = Some(pending.handle);
                 attempt.judge(Verdict::new(Billing::Unknown, "accepted; what it costs is known at the end"));
-                let pace = self.lane(&attempt.provider).map(|lane| lane.provider.pace());
-                task.state.cancels = pace.is_some_and(|pace| pace.cancels);
-                let pause = pace.map(|pace| pace.poll_after).unwrap_or_default();
-                let wake = (now + pause).min(task.deadline_at);
+                let pace = lane.provider.pace();
+                task.state.cancels = pace.cancels;
+                let wake = (now + pace.poll_after).min(task.deadline_at);
                 self.save(task, Step::new(Event::Accept, wake).with(attempt)).await;
                 crash("handle.committed");
             }
@@ -191,19 +193,19 @@ impl Inner {
     }
 
     /// The first of the task's routes that is still in question, still configured and open just now, planned anew.
-    fn choose(&self, task: &mut Task) -> Choice {
+    fn choose(&self, offered: &Offered, task: &mut Task) -> Choice {
         let now = self.clock.now();
         let mut opens: Option<Millis> = None;
         for candidate in task.state.candidates.iter_mut().filter(|one| !one.out) {
             let (provider, model) = (&candidate.route.provider, &candidate.route.provider_model);
-            let planned = self.catalog().replan(&task.request, &candidate.route);
-            let Some((planned, lane)) = planned.zip(self.lane(provider)) else {
+            let planned = offered.catalog.replan(&task.request, &candidate.route);
+            let Some((planned, lane)) = planned.zip(offered.lanes.get(provider)) else {
                 tracing::warn!(task.id = %task.id, provider.id = provider, model, "a planned route is gone");
                 candidate.out = true;
                 continue;
             };
             match self.way(provider, model, now) {
-                Way::Open => return Choice::Route(Box::new(planned), lane),
+                Way::Open => return Choice::Route(Box::new(planned), lane.clone()),
                 Way::Soon(until) if until < task.start_by => return Choice::Wait(until),
                 Way::Soon(until) | Way::Closed(until) => {
                     opens = Some(opens.map_or(until, |first| first.min(until)));

@@ -1,4 +1,4 @@
-//! Counts what was committed, in one place: how tasks and attempts ended, what they cost, what was kept.
+//! Counts what was committed: how tasks and attempts ended, what they cost, what was kept.
 
 use metrics::{counter, histogram};
 
@@ -32,7 +32,10 @@ impl Inner {
         if let Some(attempt) = step.attempt.as_ref().filter(|_| step.book) {
             over(attempt);
         }
-        kept(step.images.iter().map(|image| image.bytes));
+        // The pictures of a divided task were counted as its parts'.
+        if task.state.parts == 0 {
+            kept(step.images.iter().map(|image| image.bytes));
+        }
     }
 }
 

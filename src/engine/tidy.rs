@@ -1,7 +1,7 @@
 //! Lets go of what has had its time, and removes bytes nobody needs any more. In small batches on a timer, on every replica
 //! alike: each batch is a transaction that can be repeated.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const BATCHES: usize = 20;
 const SETTLED: Duration = Duration::from_hours(1);
 /// Bytes that cannot go yet are looked at again after this.
 const ASK_AGAIN: Duration = Duration::from_mins(1);
+/// When so many removals in a row fail it is the store that fails, not what lies there: the rest of the batch waits.
+const FAILURES: usize = 3;
 /// Bytes without a row are orphans when they are older than this…
 const FORGOTTEN: Duration = Duration::from_hours(72);
 /// …and are looked for by the first byte of their hash, one each time, all of them in about a day.
@@ -77,7 +79,8 @@ impl Engine {
         Ok(gone)
     }
 
-    /// Erases what a task was asked for and what came of it. Its bytes go at once unless another task needs the same ones.
+    /// Erases what a task was asked for and what came of it. Its bytes go at once unless another task needs the same ones or,
+    /// on a store that replicas share, they were written within the last hour.
     pub async fn erase(&self, tenant: &str, id: TaskId) -> Result<Erasure, StoreError> {
         let erased = self.inner.store.erase_task(tenant.to_owned(), id).await?;
         if erased == Erasure::Done {
@@ -130,16 +133,17 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes bytes that rows have let go of; how many were looked at.
+    /// Removes bytes that rows have let go of; of how many it is known what became of them.
     async fn erase_bytes(&self, limit: usize) -> Result<usize, TidyError> {
         let due = self.store.erasures(limit).await?;
-        let settled = self.settings.shared.then(|| self.clock.now() - SETTLED);
+        let since = self.settings.shared.then(|| self.clock.now() - SETTLED);
         let hashes: Vec<String> = due.iter().map(|(sha256, _)| sha256.clone()).collect();
-        let again = self.erase_unneeded(&hashes, settled).await?;
-        let count = due.len();
+        let mut settled = self.erase_unneeded(&hashes, since).await?;
+        let count = settled.len();
         for (sha256, due_at) in due {
-            let later = again.contains(&sha256).then(|| self.clock.now() + ASK_AGAIN);
-            self.store.settle_erasure(sha256, due_at, later).await?;
+            if let Some(later) = settled.remove(&sha256) {
+                self.store.settle_erasure(sha256, due_at, later).await?;
+            }
         }
         Ok(count)
     }
@@ -150,30 +154,49 @@ impl Inner {
     // hands are not seen from here, but whoever relies on bytes writes them anew: on a shared store nothing goes that was
     // written within SETTLED. Bytes that never had a row are left for FORGOTTEN, far longer than any row takes.
 
-    /// Removes those of these bytes that nothing needs, unless they were written after that moment; answers with those to ask
-    /// for again.
+    /// Removes those of these bytes that nothing needs, unless they were written after that moment; answers with when each is
+    /// to be asked for again, `None` where all is settled. Those not in the answer were not looked at.
     async fn erase_unneeded(
         &self,
         hashes: &[String],
         untouched_since: Option<Millis>,
-    ) -> Result<HashSet<String>, TidyError> {
-        let mut again = HashSet::new();
+    ) -> Result<HashMap<String, Option<Millis>>, TidyError> {
+        let soon = self.clock.now() + ASK_AGAIN;
+        let mut settled = HashMap::with_capacity(hashes.len());
         let mut condemned = Vec::with_capacity(hashes.len());
         // Marked before the rows are asked: a row that was committed before is seen, one that comes later waits.
         for sha256 in hashes {
             match self.blobs.condemn(sha256) {
                 Some(marked) => condemned.push(marked),
-                None => _ = again.insert(sha256.clone()),
+                None => _ = settled.insert(sha256.clone(), Some(soon)),
             }
         }
         let needed = self.store.needed(hashes).await?;
-        for marked in condemned.into_iter().filter(|marked| !needed.contains(marked.sha256())) {
+        let mut failures = 0;
+        for marked in condemned {
             let sha256 = marked.sha256().to_owned();
-            if self.blobs.erase(marked, untouched_since).await? == Erased::TooYoung {
-                again.insert(sha256);
+            if needed.contains(&sha256) {
+                settled.insert(sha256, None);
+                continue;
             }
+            if failures >= FAILURES {
+                continue;
+            }
+            let later = match self.blobs.erase(marked, untouched_since).await {
+                Ok(Erased::Gone) => None,
+                // Whatever a clock says: not at once, and not much later than the others.
+                Ok(Erased::TooYoung(written)) => Some((written + SETTLED).clamp(soon, soon + SETTLED)),
+                Err(error) => {
+                    tracing::warn!(sha256, %error, "bytes that nobody needs cannot be removed; trying again");
+                    failures += 1;
+                    settled.insert(sha256, Some(soon));
+                    continue;
+                }
+            };
+            failures = 0;
+            settled.insert(sha256, later);
         }
-        Ok(again)
+        Ok(settled)
     }
 
     /// Removes old bytes whose hash begins with this byte and that have no row: a process was killed between writing the
@@ -188,7 +211,8 @@ impl Inner {
             let orphans: Vec<String> =
                 some.iter().filter(|sha256| !needed.contains(*sha256)).cloned().collect();
             if !orphans.is_empty() {
-                gone += orphans.len() - self.erase_unneeded(&orphans, Some(before)).await?.len();
+                let settled = self.erase_unneeded(&orphans, Some(before)).await?;
+                gone += settled.values().filter(|later| later.is_none()).count();
             }
         }
         if gone > 0 {

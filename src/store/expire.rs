@@ -5,7 +5,6 @@ use super::backend::{Conn, on};
 use super::claim::count;
 use super::{Store, StoreError, erasures};
 use crate::domain::clock::Millis;
-use crate::domain::id::{FileId, TaskId};
 
 /// No part of it is at work, and no attempt of it may still bring a result.
 macro_rules! at_rest {
@@ -119,23 +118,6 @@ impl Store {
                     let expired = hashes.len();
                     erasures::note(&mut conn, hashes, now).await?;
                     Ok(expired)
-                })
-            })
-            .await
-    }
-
-    /// Notes that files came in with a task or were made for it: they go with its content.
-    pub async fn bind_files(&self, task: TaskId, files: Vec<FileId>) -> Result<(), StoreError> {
-        const BIND: &str = "UPDATE files SET task_id = $2 WHERE id = $1 AND task_id IS NULL";
-        self.db
-            .write(move |mut conn| {
-                Box::pin(async move {
-                    let task = task.to_string();
-                    for file in files {
-                        let file = file.to_string();
-                        on!(&mut conn, c => sqlx::query(BIND).bind(file).bind(&task).execute(c).await.map(drop))?;
-                    }
-                    Ok(())
                 })
             })
             .await

@@ -8,7 +8,7 @@ use super::backend::{Conn, on};
 use super::{Store, StoreError, erasures};
 use crate::domain::clock::Millis;
 use crate::domain::file::StoredFile;
-use crate::domain::id::FileId;
+use crate::domain::id::{FileId, TaskId};
 use crate::domain::image::Header;
 use crate::domain::task::Task;
 
@@ -55,11 +55,21 @@ pub(super) async fn used(conn: &mut Conn<'_>, task: &Task) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Notes which files came in with a new task: they go with its content.
+pub(super) async fn bind(conn: &mut Conn<'_>, task: &Task, files: &[FileId]) -> Result<(), StoreError> {
+    const BIND: &str = "UPDATE files SET task_id = $2 WHERE id = $1 AND task_id IS NULL";
+    for id in files {
+        on!(conn, c => sqlx::query(BIND).bind(id.to_string()).bind(task.id.to_string())
+            .execute(c).await.map(drop))?;
+    }
+    Ok(())
+}
+
 impl Store {
-    /// Writes a file down.
-    pub async fn put_file(&self, file: StoredFile) -> Result<(), StoreError> {
-        const PUT: &str = "INSERT INTO files (id, tenant, sha256, media_type, width, height, bytes, created_at) \
-             VALUES ($1,$2,$3,$4,$5,$6,$7,$8)";
+    /// Writes a file down; one that was made for a task goes with the task's content.
+    pub async fn put_file(&self, file: StoredFile, task: Option<TaskId>) -> Result<(), StoreError> {
+        const PUT: &str = "INSERT INTO files (id, tenant, sha256, media_type, width, height, bytes, created_at, task_id) \
+             VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9)";
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
@@ -68,6 +78,7 @@ impl Store {
                         .bind(file.header.media_type.as_str())
                         .bind(i64::from(file.header.width)).bind(i64::from(file.header.height))
                         .bind(i64::try_from(file.bytes).unwrap_or(i64::MAX)).bind(file.created_at.0)
+                        .bind(task.map(|task| task.to_string()))
                         .execute(c).await.map(drop))?;
                     Ok(())
                 })

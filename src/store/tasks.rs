@@ -7,12 +7,14 @@ use sqlx::FromRow;
 use super::backend::{Conn, on};
 use super::lanes::{self, Gate};
 use super::ledger::Line;
-use super::{Store, StoreError, attempts, deliveries, events, files, images, ledger, outbox, places, queue};
+use super::{
+    Store, StoreError, attempts, deliveries, erasures, events, files, images, ledger, outbox, places, queue,
+};
 use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::day::Day;
 use crate::domain::delivery::Delivery;
-use crate::domain::id::{AttemptId, TaskId};
+use crate::domain::id::{AttemptId, FileId, TaskId};
 use crate::domain::image::StoredImage;
 use crate::domain::key::Limits;
 use crate::domain::ledger::Entry;
@@ -62,6 +64,8 @@ pub struct Change {
     pub verdict: Option<(AttemptId, Verdict)>,
     /// Pictures that are durable.
     pub images: Vec<StoredImage>,
+    /// Hashes of bytes that it does not need any more.
+    pub let_go: Vec<String>,
     /// What callers are told.
     pub notices: Vec<Notice>,
     /// The lane that must have room, or nothing is written.
@@ -80,6 +84,7 @@ impl Change {
             attempt: None,
             verdict: None,
             images: Vec::new(),
+            let_go: Vec::new(),
             notices: Vec::new(),
             gate: None,
             entries: Vec::new(),
@@ -149,14 +154,15 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
 }
 
 impl Store {
-    /// Stores a new task with its parts and with what is set aside for them durably, or finds the one its idempotency key
-    /// belongs to. Nothing is written when the key has as many open tasks as it may, over all replicas
+    /// Stores a new task with its parts, with the files that came in with it and with what is set aside for it durably, or
+    /// finds the one its idempotency key belongs to. Nothing is written when the key has as many open tasks as it may, over all replicas
     /// ([`StoreError::Full`]), or when its budgets do not cover the task ([`StoreError::OverBudget`]).
     pub async fn accept(
         &self,
         task: Task,
         parts: Vec<Task>,
         limits: Arc<Limits>,
+        came: Vec<FileId>,
     ) -> Result<Accepted, StoreError> {
         if limits.budgeted() {
             self.open_balances(&task.key, Day::of(task.created_at)).await?;
@@ -165,7 +171,7 @@ impl Store {
         let mail = !owed.is_empty();
         let all = std::iter::once(&task).chain(&parts);
         let lines = all.flat_map(|task| self.lines(task, task.opening())).collect();
-        let new = New { task, parts, owed, lines, limits };
+        let new = New { task, parts, owed, lines, limits, came };
         let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, new))).await?;
         if let Accepted::Created(_) = accepted {
             self.changes.work_due();
@@ -234,11 +240,12 @@ struct New {
     owed: Vec<Delivery>,
     lines: Vec<Line>,
     limits: Arc<Limits>,
+    came: Vec<FileId>,
 }
 
 async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError> {
     const LABEL: &str = "INSERT INTO task_labels (owner, label, task_id) VALUES ($1, $2, $3)";
-    let New { task, parts, owed, lines, limits } = new;
+    let New { task, parts, owed, lines, limits, came } = new;
     let most = limits.concurrent_tasks;
     if most.is_some() {
         places::stand_in_line(&mut conn, &task.key).await?;
@@ -257,6 +264,7 @@ async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError
             deliveries::put(&mut conn, &owed).await?;
         }
         files::used(&mut conn, task).await?;
+        files::bind(&mut conn, task, &came).await?;
         for part in parts {
             insert(&mut conn, part).await?;
         }
@@ -318,6 +326,7 @@ async fn update(
     for image in &change.images {
         images::put(&mut conn, &id, image).await?;
     }
+    erasures::note(&mut conn, change.let_go, now).await?;
     if let Some(parent) = task.parent {
         // Its caller hears of the whole. The version moves, so that a look at the parts that came too early is not saved.
         const STARTED: &str = "UPDATE tasks SET started_at = $2 WHERE id = $1 AND started_at IS NULL";

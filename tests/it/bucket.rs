@@ -74,6 +74,13 @@ impl Bucket {
         files(&self.folder.path().join("pictures/of/easel"))
     }
 
+    /// Leaves an object there, beside the gateway.
+    pub fn leave(&self, name: &str) {
+        let at = self.folder.path().join("pictures/of/easel").join(name);
+        std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+        std::fs::write(at, name).unwrap();
+    }
+
     /// Parts of uploads that were begun and neither put together nor given up.
     pub fn parts(&self) -> usize {
         let entries = std::fs::read_dir(self.folder.path()).unwrap().flatten();

@@ -134,6 +134,34 @@ async fn pictures_have_the_type_that_was_asked_for(
     shelved.stop().await;
 }
 
+/// Nothing would find the original when its task is erased: once another picture stands for it, it goes.
+#[rstest]
+#[tokio::test]
+async fn the_original_of_a_converted_picture_goes(
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+    #[values(1, 3)] n: usize,
+) {
+    let shelved = Shelved::start(db, Shelf::Folder, "").await;
+    let gateway = &shelved.gateway;
+    let body =
+        json!({"prompt": "a cat", "model": FLUX, "size": "64x64", "n": n, "output": {"format": "jpeg"}});
+    let task = gateway.run(&body.to_string()).await;
+    let named = |sha256: &str| format!("sha256/{}/{sha256}", &sha256[..2]);
+    let images = task["images"].as_array().unwrap();
+    let mut kept: Vec<_> = images.iter().map(|image| named(image["sha256"].as_str().unwrap())).collect();
+    kept.sort();
+    assert_eq!(kept.len(), n, "{task}");
+    assert_eq!(shelved.objects().len(), 2 * n, "the originals are durable before");
+    // Replicas leave alone what is young.
+    for (name, _) in shelved.objects() {
+        gateway.age(name.rsplit('/').next().unwrap());
+    }
+    gateway.app.engine.tidy().await.unwrap();
+    let here: Vec<_> = shelved.objects().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(here, kept, "the pictures, and nothing that they were made of");
+    shelved.stop().await;
+}
+
 /// What was paid for and cannot be converted is kept as it came, and said to be.
 #[rstest]
 #[tokio::test]

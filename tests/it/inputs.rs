@@ -109,6 +109,48 @@ async fn without_an_address_of_ours_it_goes_inside_the_request_or_not_at_all(
     gateway.stop().await;
 }
 
+/// An image that came with a task, or was fetched for it, has a row only together with the task it goes with: whatever ends
+/// the process, erasing the task finds it.
+#[rstest]
+#[tokio::test]
+async fn an_image_is_never_here_without_the_task_it_goes_with(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let (gateway, _recorder) = recorded(db, true).await;
+    let picture = png(32, 16, |x, _| [u8::try_from(x).unwrap(), 3, 2, 255]);
+    let body = |image: Value| {
+        json!({"prompt": "a bear", "model": "flux-dev", "operation": "image_to_image", "images": [image]})
+            .to_string()
+    };
+    let inline = body(json!({"b64_json": STANDARD.encode(&picture)}));
+    let address = body(json!({"url": host(picture).await}));
+    for body in [&inline, &address] {
+        let task = gateway.generate(body).await;
+        gateway.app.engine.run_until_idle().await.unwrap();
+        let bound = gateway.texts("SELECT COALESCE(task_id, 'none') FROM files").await;
+        assert_eq!(bound, [task["id"].as_str().unwrap()]);
+        gateway.sql("DELETE FROM files").await;
+    }
+    // Where the binding cannot be written, neither can what it binds.
+    gateway.sql("UPDATE tasks SET wake_at = NULL").await;
+    gateway
+        .sql(match db {
+            Db::Postgres => "ALTER TABLE files ADD CONSTRAINT unbound CHECK (task_id IS NULL)",
+            _ => {
+                "CREATE TRIGGER one BEFORE UPDATE OF task_id ON files BEGIN SELECT RAISE(ABORT, 'no'); END; \
+                 CREATE TRIGGER two BEFORE INSERT ON files WHEN NEW.task_id IS NOT NULL BEGIN SELECT RAISE(ABORT, 'no'); END"
+            }
+        })
+        .await;
+    let tasks = gateway.texts("SELECT id FROM tasks").await.len();
+    let refused = gateway.post("/generate", &inline).await;
+    assert!(refused.status.is_server_error(), "{}", refused.json());
+    assert_eq!(gateway.texts("SELECT id FROM tasks").await.len(), tasks);
+    gateway.sql("DELETE FROM files").await;
+    gateway.generate(&address).await;
+    gateway.app.engine.run_until_idle().await.unwrap();
+    assert_eq!(gateway.texts("SELECT id FROM files").await, Vec::<String>::new());
+    gateway.stop().await;
+}
+
 /// A mask for Flux is painted white into the image; one of another size is refused, whatever the provider.
 #[rstest]
 #[tokio::test]

@@ -195,11 +195,26 @@ async fn what_was_half_written_to_a_bucket_is_cleared_away() {
     assert_eq!(incoming(bucket.objects()), 1, "{:?}", bucket.objects());
     let again = open(&bucket, SECRET_KEY).await.unwrap();
     let ever = Millis(7_000_000_000_000);
-    assert_eq!(again.sweep(Millis(0)).await.unwrap(), 0, "younger than an hour");
-    assert_eq!(again.sweep(ever).await.unwrap(), 1);
+    assert_eq!(again.sweep(Millis(0), false).await.unwrap(), 0, "younger than an hour");
+    assert_eq!(again.sweep(ever, false).await.unwrap(), 1);
     assert_eq!((incoming(bucket.objects()), bucket.parts()), (0, 0));
     assert_eq!(again.length(kept.sha256.as_str()).await.unwrap(), Some(kept.bytes), "pictures stay");
     assert!(open(&bucket, "not-the-secret").await.is_err(), "a start with wrong keys says so");
+}
+
+/// Replicas that start at the same moment list the same notes; each is cleared away by one of them, and both start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_may_be_swept_by_two_at_once() {
+    let bucket = Bucket::start().await;
+    let (one, two) = (open(&bucket, SECRET_KEY).await.unwrap(), open(&bucket, SECRET_KEY).await.unwrap());
+    for n in 0..40 {
+        bucket.leave(&format!("incoming/token{n}.open"));
+        bucket.leave(&format!("incoming/other{n}"));
+    }
+    let ever = Millis(7_000_000_000_000);
+    let (first, second) = tokio::join!(one.sweep(ever, true), two.sweep(ever, true));
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+    assert_eq!(bucket.objects(), vec![]);
 }
 
 /// A caller that goes away in the middle of an upload leaves nothing.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::{Db, Gateway};
 
 const DAY: Duration = Duration::from_hours(24);
+const MINUTE: Duration = Duration::from_mins(1);
 const CAT: &str = r#"{"prompt":"a cat","model":"flux-schnell","size":"64x64"}"#;
 
 impl Gateway {
@@ -197,6 +198,57 @@ async fn a_record_lasts_its_time_and_its_key_with_it(#[values(Db::Sqlite, Db::Po
         assert_eq!(gateway.texts(rows).await, Vec::<String>::new(), "{rows}");
     }
     assert_ne!(ask().await["id"], task["id"]);
+    gateway.stop().await;
+}
+
+/// What cannot be removed is tried again, and nothing waits behind it.
+#[rstest]
+#[tokio::test]
+async fn bytes_that_cannot_be_removed_hold_up_no_others(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let upload = async |n: u8| {
+        let mut picture = std::io::Cursor::new(Vec::new());
+        image::RgbImage::from_pixel(8, 8, image::Rgb([n; 3]))
+            .write_to(&mut picture, image::ImageFormat::Png)
+            .unwrap();
+        gateway.upload("/files", &[("content-type", "image/png")], picture.into_inner()).await.json()
+    };
+    let (stuck, other) = (upload(1).await, upload(2).await);
+    let (stuck_at, other_at) =
+        (stuck["sha256"].as_str().unwrap().to_owned(), other["sha256"].as_str().unwrap().to_owned());
+    assert_eq!(gateway.delete(&format!("/files/{}", id(&stuck))).await, StatusCode::NO_CONTENT);
+    gateway.clock.advance(Duration::from_millis(1));
+    assert_eq!(gateway.delete(&format!("/files/{}", id(&other))).await, StatusCode::NO_CONTENT);
+    // A folder that is not empty stands where the file was.
+    let at = gateway.blob(&stuck_at);
+    std::fs::remove_file(&at).unwrap();
+    std::fs::create_dir(&at).unwrap();
+    std::fs::write(at.join("in the way"), "").unwrap();
+    gateway.age(&other_at);
+    gateway.app.engine.tidy().await.unwrap();
+    assert!(!gateway.blob(&other_at).exists());
+    assert_eq!(gateway.texts("SELECT sha256 FROM erasures").await, [stuck_at], "it is not forgotten");
+    std::fs::remove_dir_all(&at).unwrap();
+    gateway.pass(Duration::from_mins(1)).await;
+    assert!(gateway.texts("SELECT sha256 FROM erasures").await.is_empty());
+    gateway.stop().await;
+}
+
+/// Replicas share a store: bytes that were written a moment ago are asked for once their hour is over, not every minute.
+#[tokio::test]
+async fn young_bytes_are_asked_for_when_they_are_old_enough() {
+    let gateway = Gateway::start(Db::Postgres).await;
+    let task = gateway.run(CAT).await;
+    let (sha256, now) = (hash(&task), gateway.clock.now());
+    let written = UNIX_EPOCH + Duration::from_millis(u64::try_from(now.0).unwrap()) - 20 * MINUTE;
+    File::options().write(true).open(gateway.blob(&sha256)).unwrap().set_modified(written).unwrap();
+    assert_eq!(gateway.delete(&format!("/tasks/{}", id(&task))).await, StatusCode::NO_CONTENT);
+    let due = gateway.texts("SELECT CAST(due_at AS TEXT) FROM erasures").await;
+    assert_eq!(due, [(now + 40 * MINUTE).0.to_string()]);
+    gateway.pass(39 * MINUTE).await;
+    assert!(gateway.blob(&sha256).exists());
+    gateway.pass(MINUTE).await;
+    assert!(!gateway.blob(&sha256).exists());
     gateway.stop().await;
 }
 

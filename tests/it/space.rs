@@ -44,9 +44,12 @@ async fn new_work_waits_for_room_and_paid_work_does_not(#[values(Db::Sqlite, Db:
     assert_eq!(done["status"], "succeeded", "what is paid for is kept");
     let picture = gateway.get(&format!("/tasks/{at_work}/images/0")).await;
     assert_eq!(picture.status, StatusCode::OK);
+    let versions = "SELECT CAST(version AS TEXT) FROM tasks WHERE phase = 'queued'";
+    let before = gateway.texts(versions).await;
     gateway.clock.advance(Duration::from_mins(2));
     gateway.app.engine.run_until_idle().await.unwrap();
     assert_eq!(gateway.task(queued).await["status"], "queued");
+    assert_eq!(gateway.texts(versions).await, before, "a full disk is not written to for those who wait");
     assert_eq!(gateway.receptions(), sent, "nothing is bought that could not be kept");
 
     gateway.disk.leave_mib(512);

@@ -2,11 +2,12 @@
 //! words and images; everything else is said in the prompt. Billed $0.02 with a picture, $0.00066 without, nothing for
 //! 4xx and 5xx (docs: piapi, GPT-4o Image Generation API).
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use std::ops::Range;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::super::answer::Answer;

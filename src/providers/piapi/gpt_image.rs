@@ -2,10 +2,11 @@
 //! images go in; the answer is a document or a stream, its pictures inline or as links. Refusals are judged by status and
 //! code, never by `type` (facts: providers C).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::super::answer::Answer;
