@@ -272,14 +272,14 @@ async fn serve(
         migrate,
     };
     let app = App::open(config, address, around).await?;
-    app.reloader.sets(level);
-    app.engine.start();
     let stop = CancellationToken::new();
     let serving = server::serve_within(listener, app.router.clone(), app.limits, stop.clone());
     let showing = show_figures(config, app.figures.clone(), app.limits, stop.clone()).await?;
     let folding = meters::fold(stop.clone());
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "easel is serving");
     ready(address)?;
+    // Buys from here on: a start that failed after it would drop paid calls half-way, again at every try.
+    app.engine.start();
     let stopping = async {
         stop_signal().await?;
         tracing::info!("stopping: finishing what is paid for; a second signal stops at once");
