@@ -61,7 +61,7 @@ pub(super) async fn authenticate(State(keys): State<Keys>, request: Request, nex
         Err(error) => return error.into_response(),
     };
     let allowance = match rpm {
-        Some(rpm) => Some(keys.ring.allowances.spend(&key.name, rpm).await),
+        Some(rpm) => Some(keys.ring.allowances.spend(&key, rpm).await),
         None => None,
     };
     let refusal = match allowance {

@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What was read so long ago is not trusted any more.
 const TRUST_FOR: Duration = Duration::from_secs(4);
 /// A store that did not answer is left alone for so long.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
 
 /// The door's keeper.
 #[derive(Clone)]
