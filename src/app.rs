@@ -100,6 +100,7 @@ impl App {
             open_per_tenant: config.engine.open_per_tenant,
             open_in_all: config.engine.open_in_all,
             keeping: config.retention.keeping(),
+            audit_keep: seconds(config.audit.keep_days.saturating_mul(86_400)),
             shared: !config.store.url.starts_with("sqlite:"),
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
@@ -319,8 +320,7 @@ async fn open_keys(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> an
         return Err(Problems(taken).into());
     }
     let pepper = pepper(config, store).await?;
-    let keep = seconds(config.audit.keep_days.saturating_mul(86_400));
-    let keys = Keys::open(pepper.as_bytes(), store.clone(), Arc::clone(clock), keep);
+    let keys = Keys::open(pepper.as_bytes(), store.clone(), Arc::clone(clock));
     configure(&keys, config);
     if config.auth.mode == AuthMode::None {
         tracing::warn!("auth.mode is \"none\": nobody is asked for a key");

@@ -81,8 +81,8 @@ pub(super) enum Found {
 }
 
 impl Keys {
-    /// Knows no key yet: neither those of the configuration nor the store's. Entries of the audit are kept for `keep`.
-    pub fn open(pepper: &[u8], store: Store, clock: Arc<dyn Clock>, keep: Duration) -> Self {
+    /// Knows no key yet: neither those of the configuration nor the store's.
+    pub fn open(pepper: &[u8], store: Store, clock: Arc<dyn Clock>) -> Self {
         let ring = Ring {
             pepper: pepper.to_vec(),
             configured: ArcSwap::default(),
@@ -90,7 +90,7 @@ impl Keys {
             reading: Mutex::default(),
             allowances: Allowances::new(store.clone(), Arc::clone(&clock)),
             guesses: Guesses::new(Arc::clone(&clock)),
-            tries: Tries::start(store.clone(), Arc::clone(&clock), keep),
+            tries: Tries::start(store.clone(), Arc::clone(&clock)),
             store,
             clock,
         };

@@ -86,6 +86,8 @@ pub struct Settings {
     pub open_in_all: u32,
     /// How long things are kept.
     pub keeping: Keeping,
+    /// How long entries of the audit are.
+    pub audit_keep: Duration,
     /// Whether other replicas may write to the same blob store.
     pub shared: bool,
     /// Numbers of the webhooks.
