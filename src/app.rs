@@ -340,10 +340,9 @@ pub(crate) fn configure(keys: &Keys, config: &Config) {
     }
 }
 
-/// Keys of the configuration whose name is a managed key's: tasks and the ledger could not tell them apart.
+/// Keys of the configuration whose name is a managed key's, revoked or not: tasks and the ledger could not tell them apart.
 pub(crate) fn names_taken(config: &Config, managed: &[ManagedKey]) -> Vec<String> {
-    let open = managed.iter().filter(|key| key.revoked_at.is_none());
-    let names: HashSet<&str> = open.map(|key| key.key.name.as_str()).collect();
+    let names: HashSet<&str> = managed.iter().map(|key| key.key.name.as_str()).collect();
     let both = config.auth.keys.iter().filter(|key| names.contains(key.name.as_str()));
     both.map(|key| format!("auth.keys {:?}: a managed key has this name", key.name)).collect()
 }

@@ -111,6 +111,12 @@ async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(
     }
     edit(&gateway, |_| good.replace("name = \"other\"", "name = \"managed\""));
     assert_eq!(problems().await, ["auth.keys \"managed\": a managed key has this name"]);
+    // Revoked or not.
+    let (id, _) = make(&gateway, &json!({"name": "revoked"})).await;
+    let revoke = gateway.send(Method::DELETE, &format!("/admin/keys/{id}"), &[], None).await;
+    assert_eq!(revoke.status, StatusCode::NO_CONTENT);
+    edit(&gateway, |_| good.replace("name = \"other\"", "name = \"revoked\""));
+    assert_eq!(problems().await, ["auth.keys \"revoked\": a managed key has this name"]);
     edit(&gateway, |_| format!("{good}[auth]\npepper = \"a-secret-in-the-wrong-place\" oops"));
     let listed = problems().await;
     assert!(listed[0].contains("line ") && !listed[0].contains("a-secret"), "{listed:?}");
