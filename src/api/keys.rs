@@ -14,7 +14,6 @@ use super::audit::actor;
 use super::json::{StrictJson, StrictQuery};
 use super::page::{cursor, limit, page, read_cursor};
 use super::problem::{AdminOnly, ApiError, Common, WithBody};
-use crate::domain::audit::{Entry, Outcome};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::id::KeyId;
@@ -225,8 +224,7 @@ pub(super) async fn rotate_key(
     }
     let text = KeyText::fresh_for(id);
     let until = api.clock.now() + overlap_s;
-    let entry = Entry::new(api.clock.as_ref(), actor(&by), "key.rotate", id.to_string(), Outcome::Done)
-        .with("previous_until", until.to_string());
+    let entry = api.done(&by, "key.rotate", id.to_string()).with("previous_until", until.to_string());
     let rotated = api.store.rotate_key(id, text.hash(api.keys.pepper()), until, entry).await?;
     let key = rotated.ok_or_else(ApiError::not_found)?;
     api.keys.changed().await;
@@ -248,8 +246,7 @@ pub(super) async fn revoke_key(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let id: KeyId = id.parse().map_err(|_| ApiError::not_found())?;
-    let entry = Entry::new(api.clock.as_ref(), actor(&by), "key.revoke", id.to_string(), Outcome::Done);
-    let revoked = api.store.revoke_key(id, entry).await?;
+    let revoked = api.store.revoke_key(id, api.done(&by, "key.revoke", id.to_string())).await?;
     api.keys.changed().await;
     let there = revoked.is_some() || api.store.keys().await?.iter().any(|key| key.id == id);
     if there { Ok(StatusCode::NO_CONTENT) } else { Err(ApiError::not_found()) }

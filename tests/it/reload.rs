@@ -197,6 +197,35 @@ async fn a_hangup_reads_the_configuration_again() {
     };
     assert_eq!((status(fresh).await, status(OTHER_KEY).await), (200, 401));
     says("answered").await;
+
+    // What was said by hand holds until the configuration says something else.
+    let post = async |path: &str, body: &'static str| {
+        let request = http.post(format!("http://{address}{path}")).bearer_auth(KEY);
+        let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.json::<Value>().await.unwrap()
+    };
+    write("easel=info", fresh);
+    assert_eq!(post("/admin/reload", "").await["applied"], json!(["log.level"]));
+    post("/admin/log", r#"{"level":"easel=debug"}"#).await;
+    assert_eq!(post("/admin/reload", "").await["applied"], json!([]));
+    let answered = || said().matches("answered").count();
+    let before = answered();
+    assert_eq!(status(fresh).await, 200);
+    let more = async {
+        while answered() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), more).await.expect("debug is still on");
+    let entries = http.get(format!("http://{address}/admin/audit?act=log.level")).bearer_auth(KEY);
+    let entries: Value = entries.send().await.unwrap().json().await.unwrap();
+    let entries = entries["data"].as_array().unwrap();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!(
+        (&entries[0]["subject"], &entries[0]["key"], &entries[0]["details"]),
+        (&json!("log"), &json!("test"), &json!({"level": "easel=debug"}))
+    );
     child.kill().unwrap();
     child.wait().unwrap();
 }
