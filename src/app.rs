@@ -101,6 +101,7 @@ impl App {
             open_per_tenant: config.engine.open_per_tenant,
             open_in_all: config.engine.open_in_all,
             keeping: config.retention.keeping(),
+            audit_keep: seconds(config.audit.keep_days.saturating_mul(86_400)),
             shared,
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
@@ -319,8 +320,7 @@ async fn open_keys(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> an
         return Err(Problems(taken).into());
     }
     let pepper = pepper(config, store).await?;
-    let keep = seconds(config.audit.keep_days.saturating_mul(86_400));
-    let keys = Keys::open(pepper.as_bytes(), store.clone(), Arc::clone(clock), keep);
+    let keys = Keys::open(pepper.as_bytes(), store.clone(), Arc::clone(clock));
     configure(&keys, config);
     if config.auth.mode == AuthMode::None {
         tracing::warn!("auth.mode is \"none\": nobody is asked for a key");
@@ -340,10 +340,9 @@ pub(crate) fn configure(keys: &Keys, config: &Config) {
     }
 }
 
-/// Keys of the configuration whose name is a managed key's: tasks and the ledger could not tell them apart.
+/// Keys of the configuration whose name is a managed key's, revoked or not: tasks and the ledger could not tell them apart.
 pub(crate) fn names_taken(config: &Config, managed: &[ManagedKey]) -> Vec<String> {
-    let open = managed.iter().filter(|key| key.revoked_at.is_none());
-    let names: HashSet<&str> = open.map(|key| key.key.name.as_str()).collect();
+    let names: HashSet<&str> = managed.iter().map(|key| key.key.name.as_str()).collect();
     let both = config.auth.keys.iter().filter(|key| names.contains(key.name.as_str()));
     both.map(|key| format!("auth.keys {:?}: a managed key has this name", key.name)).collect()
 }

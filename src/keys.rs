@@ -12,7 +12,7 @@ use crate::app;
 use crate::config::Config;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::clock::{Clock, Millis, SystemClock};
-use crate::domain::key::{ManagedKey, Role};
+use crate::domain::key::{LONGEST_OVERLAP_S, ManagedKey, Role};
 use crate::domain::key_text::KeyText;
 use crate::domain::money::Usd;
 use crate::domain::new_key::NewKey;
@@ -30,7 +30,7 @@ pub enum Command {
         /// The key's id or name
         key: String,
         /// For how many seconds the secret before still opens; `auth.rotate_overlap_s` unless said otherwise
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(..=i64::from(LONGEST_OVERLAP_S)))]
         overlap_s: Option<u32>,
     },
     /// Let a key open nothing any more
@@ -74,7 +74,9 @@ pub struct Create {
 /// Does it, and says what came of it to `out`.
 pub async fn run(command: Command, config: &Config, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let store = Store::open(&config.store.url, Exclusive::No, true, Arc::clone(&clock)).await?;
+    // The first key may be made before the first start; beside a gateway that runs nothing is migrated under its hands.
+    let migrate = matches!(command, Command::Create(_));
+    let store = Store::open(&config.store.url, Exclusive::No, migrate, Arc::clone(&clock)).await?;
     let done = Desk { config, store: &store, clock: clock.as_ref() }.serve(command, out).await;
     store.close().await;
     done
@@ -131,7 +133,7 @@ impl Desk<'_> {
         let taken = taken();
         let pepper = app::pepper(self.config, self.store).await?;
         let (key, text) = wanted.mint(self.clock, pepper.as_bytes());
-        let entry = self.entry("key.create", &key.id.to_string()).with("name", key.key.name.as_str());
+        let entry = key.created(self.clock, operator());
         ensure!(self.store.create_key(key, entry).await?, taken);
         Ok(text.text)
     }
@@ -192,6 +194,10 @@ impl Desk<'_> {
     }
 
     fn entry(&self, act: &str, subject: &str) -> Entry {
-        Entry::new(self.clock, Actor::operator("command-line"), act, subject, Outcome::Done)
+        Entry::new(self.clock, operator(), act, subject, Outcome::Done)
     }
+}
+
+fn operator() -> Actor {
+    Actor::operator("command-line")
 }

@@ -4,13 +4,13 @@
 //! (`tests/floors.rs` holds it to that):
 //!
 //! ```text
-//! 5  main · app · demo · config · telemetry · server    wire everything
-//! 4  api                                         HTTP in
-//! 3  engine                                      moves tasks
-//! 2  providers │ store │ blobs                   three rooms, no doors between them
-//! 1  net                                         sockets out
-//! 0  domain │ chaos                              facts and rules; where the chaos suite reaches in
-//!    simulator                                   beside the house: the upstreams' own APIs, spelled a second time
+//! 5  main · app · demo · keys · reload · config · telemetry · server    wire everything
+//! 4  api                                                                HTTP in
+//! 3  engine                                                             moves tasks
+//! 2  providers │ store │ blobs                                          three rooms, no doors between them
+//! 1  net                                                                sockets out
+//! 0  domain │ chaos                                                     facts and rules; where the chaos suite reaches in
+//!    simulator                                                          beside the house: the upstreams' own APIs, spelled a second time
 //! ```
 //!
 //! Begin with [`domain::task`] (the life of a task), `engine/drive.rs` (one step of it) and one folder of [`providers`].

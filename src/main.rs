@@ -189,10 +189,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve { config, no_migrate } => {
             let config = config.load()?;
-            let level = telemetry::start(&config.log).map_err(Unstartable)?;
+            telemetry::start(&config.log).map_err(Unstartable)?;
             leave_no_core();
             let listener = bind(config.server.listen).await?;
-            serve(&config, listener, !no_migrate, level, |_| Ok(())).await
+            serve(&config, listener, !no_migrate, |_| Ok(())).await
         }
         Command::Demo { listen, data_dir } => demo(listen, &data_dir).await,
         Command::Simulate { listen, ledger, time_scale, seed, public_url } => {
@@ -261,7 +261,6 @@ async fn serve(
     config: &Config,
     listener: TcpListener,
     migrate: bool,
-    level: telemetry::Level,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
@@ -272,14 +271,14 @@ async fn serve(
         migrate,
     };
     let app = App::open(config, address, around).await?;
-    app.reloader.sets(level);
-    app.engine.start();
     let stop = CancellationToken::new();
     let serving = server::serve_within(listener, app.router.clone(), app.limits, stop.clone());
     let showing = show_figures(config, app.figures.clone(), app.limits, stop.clone()).await?;
     let folding = meters::fold(stop.clone());
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "easel is serving");
     ready(address)?;
+    // Buys from here on: a start that failed after it would drop paid calls half-way, again at every try.
+    app.engine.start();
     let stopping = async {
         stop_signal().await?;
         tracing::info!("stopping: finishing what is paid for; a second signal stops at once");
@@ -370,8 +369,8 @@ async fn demo(listen: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {
     }
     let listener = bind(listen).await?;
     let demo = Demo::start(listener.local_addr()?, data_dir).await?;
-    let level = telemetry::start(&demo.config.log).map_err(Unstartable)?;
-    serve(&demo.config, listener, true, level, |address| say(&Demo::greeting(address, data_dir))).await?;
+    telemetry::start(&demo.config.log).map_err(Unstartable)?;
+    serve(&demo.config, listener, true, |address| say(&Demo::greeting(address, data_dir))).await?;
     demo.stop().await;
     Ok(())
 }

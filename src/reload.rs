@@ -15,7 +15,7 @@ use crate::domain::clock::Clock;
 use crate::engine::Engine;
 use crate::net::Net;
 use crate::store::Store;
-use crate::telemetry::Level;
+use crate::telemetry::LEVEL;
 
 /// Reads the configuration again, one reading at a time.
 #[derive(Clone)]
@@ -31,13 +31,11 @@ struct Inner {
     keys: Keys,
     clock: Arc<dyn Clock>,
     engine: OnceLock<Engine>,
-    level: OnceLock<Level>,
     running: TaskTracker,
 }
 
 impl Reloader {
     pub(crate) fn new(config: &Config, net: Net, store: Store, keys: Keys, clock: Arc<dyn Clock>) -> Self {
-        let (engine, level) = (OnceLock::new(), OnceLock::new());
         Self {
             inner: Arc::new(Inner {
                 config: Mutex::new(config.clone()),
@@ -45,8 +43,7 @@ impl Reloader {
                 store,
                 keys,
                 clock,
-                engine,
-                level,
+                engine: OnceLock::new(),
                 running: TaskTracker::new(),
             }),
         }
@@ -55,11 +52,6 @@ impl Reloader {
     /// The engine whose catalogue and accounts are exchanged.
     pub(crate) fn moves(&self, engine: Engine) {
         let _ = self.inner.engine.set(engine);
-    }
-
-    /// The log whose level is set.
-    pub fn sets(&self, level: Level) {
-        let _ = self.inner.level.set(level);
     }
 
     /// For the API, which does not know whom it asks. What has begun is finished and written down, though the caller goes
@@ -117,8 +109,8 @@ impl Inner {
         let mut problems = app::names_taken(&next, &managed);
         let offered =
             app::open_providers(&next, &self.net).map_err(|error| problems.push(format!("{error:#}")));
-        if let Some(Err(problem)) = self.level.get().map(|level| level.check(&next.log.level)) {
-            problems.push(problem);
+        if let Err(problem) = LEVEL.check(&next.log.level) {
+            problems.push(format!("log.level: {problem}"));
         }
         let Ok(offered) = offered else { return Err(problems) };
         if !problems.is_empty() {
@@ -129,9 +121,9 @@ impl Inner {
         if let Some(engine) = self.engine.get() {
             engine.exchange(offered);
         }
-        if let Some(level) = self.level.get() {
-            // It was checked above.
-            let _ = level.set(&next.log.level);
+        // One that was set by hand holds until the configuration says another. It was checked above.
+        if next.log.level != config.log.level {
+            let _ = LEVEL.set(&next.log.level);
         }
         *config = next;
         Ok(Reloaded { applied, needs_restart })

@@ -1,43 +1,23 @@
 //! `GET /admin/audit`: who did what to the gateway, and who tried to.
 
 use axum::extract::State;
-use axum::http::{Method, Uri};
+use axum::http::Uri;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::json::StrictQuery;
-use super::keyring::Keys;
 use super::page::{cursor, limit, page, read_cursor};
 use super::problem::{AdminOnly, ApiError, Common};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::key::Key;
 use crate::store::AuditFilter;
 
-/// Acts by an id in their path that are written down when they succeed. Acts on keys and on the configuration write their
-/// own entries, with what they changed.
-const ACTS: [(&str, &str, &str); 5] = [
-    ("POST", "/admin/log", "log.level"),
-    ("POST", "/webhooks/{id}/rotate", "webhook.rotate"),
-    ("POST", "/webhooks/secret/rotate", "webhook_secret.rotate"),
-    ("DELETE", "/webhooks/{id}", "webhook.remove"),
-    ("POST", "/webhooks/deliveries/{id}/redeliver", "delivery.redeliver"),
-];
-
-/// The name of the act a request to this route is, if it is one that is written down.
-pub(super) fn act(method: &Method, route: &str) -> Option<&'static str> {
-    ACTS.iter().find(|(verb, path, _)| *verb == method.as_str() && *path == route).map(|(.., act)| *act)
-}
-
-impl Keys {
-    /// Writes down that a key's bearer did something.
-    pub(super) async fn record(&self, act: &str, key: &Key, subject: Option<String>) {
-        let subject = subject.unwrap_or_else(|| key.tenant.clone());
-        let entry = Entry::new(self.ring.clock.as_ref(), actor(key), act, subject, Outcome::Done);
-        if let Err(error) = self.ring.store.audit(entry).await {
-            tracing::error!(%error, act, key.name = key.name, "an act could not be written into the audit");
-        }
+impl Api {
+    /// That a key's bearer did something, to be written with what it did.
+    pub(super) fn done(&self, by: &Key, act: &str, subject: impl Into<String>) -> Entry {
+        Entry::new(self.clock.as_ref(), actor(by), act, subject, Outcome::Done)
     }
 }
 
@@ -78,9 +58,10 @@ pub(super) struct AuditPage {
 
 /// Read the audit
 ///
-/// Every act of an admin (`key.create`, `key.rotate`, `key.revoke`, `config.reload`, …), what tenants did to their webhooks'
-/// secrets and deliveries, and what was tried in vain: `tenant.cross` (the id of another tenant's thing, which was answered
-/// like an unknown one) and `admin.refused`. Newest first. Entries are never changed, and kept for `audit.keep_days`.
+/// Every act of an admin (`key.create`, `key.rotate`, `key.revoke`, `config.reload`, `log.level`, `attempt.billing`), what
+/// tenants did to their webhooks' secrets and deliveries, and what was tried in vain: `tenant.cross` (the id of another
+/// tenant's thing, which was answered like an unknown one) and `admin.refused`. Newest first. Entries are never changed, and
+/// kept for `audit.keep_days`.
 #[utoipa::path(
     get, path = "/admin/audit", tag = "Admin", params(ListAudit),
     responses((status = 200, description = "A page of the audit", body = AuditPage), AdminOnly, Common)

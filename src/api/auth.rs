@@ -1,10 +1,10 @@
 //! Who may come in. Every path needs a key but those in [`open`]; keys are read from headers only. What a key may do at all
-//! (its requests a minute, the admin's paths) is decided here, before any handler; and what it did or tried that the audit
-//! must know is told from here, so that no new endpoint can forget it.
+//! (its requests a minute, the admin's paths) is decided here, before any handler; and what it tried in vain is told to the
+//! audit from here, so that no new endpoint can forget it. What it did is written with the deed.
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
@@ -61,7 +61,7 @@ pub(super) async fn authenticate(State(keys): State<Keys>, request: Request, nex
         Err(error) => return error.into_response(),
     };
     let allowance = match rpm {
-        Some(rpm) => Some(keys.ring.allowances.spend(&key.name, rpm).await),
+        Some(rpm) => Some(keys.ring.allowances.spend(&key, rpm).await),
         None => None,
     };
     let refusal = match allowance {
@@ -85,20 +85,14 @@ pub(super) async fn authenticate(State(keys): State<Keys>, request: Request, nex
     response
 }
 
-/// Lets a request in, and tells the audit what it did or tried.
+/// Lets a request in, and tells the audit what it tried in vain.
 async fn admit(keys: &Keys, key: &Key, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Caller::from(key));
     request.extensions_mut().insert(key.clone());
     let trying = owned(request.uri().path()).map(|id| tried(key, &request, Some(id)));
-    let route = request.extensions().get::<MatchedPath>();
-    let act = route.and_then(|route| super::audit::act(request.method(), route.as_str()));
     let response = next.run(request).await;
-    match (act, trying) {
-        (_, Some(trying)) if response.status() == StatusCode::NOT_FOUND => keys.ring.tries.note(trying),
-        (Some(act), trying) if response.status().is_success() => {
-            keys.record(act, key, trying.and_then(|trying| trying.id)).await;
-        }
-        _ => {}
+    if let Some(trying) = trying.filter(|_| response.status() == StatusCode::NOT_FOUND) {
+        keys.ring.tries.note(trying);
     }
     response
 }

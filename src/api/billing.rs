@@ -12,10 +12,8 @@ use super::attempts::AttemptView;
 use super::audit::actor;
 use super::json::{StrictJson, StrictQuery};
 use super::page::{cursor, limit, page, read_cursor};
-use super::problem::{ApiError, Common, WithBody};
-use super::spend::admins_only;
+use super::problem::{AdminOnly, ApiError, Common, WithBody};
 use crate::domain::attempt::{Billing, Verdict};
-use crate::domain::audit::{Entry, Outcome};
 use crate::domain::code::Code;
 use crate::domain::id::TaskId;
 use crate::domain::key::Key;
@@ -72,17 +70,15 @@ pub(super) struct JudgedPage {
     params(AskAttempts),
     responses(
         (status = 200, description = "A page of attempts", body = JudgedPage),
-        (status = 403, description = "Not an admin key", body = crate::domain::view::Problem, content_type = "application/problem+json"),
+        AdminOnly,
         Common
     )
 )]
 pub(super) async fn list_judged(
     State(api): State<Api>,
-    Extension(key): Extension<Key>,
     uri: Uri,
     StrictQuery(asked): StrictQuery<AskAttempts>,
 ) -> Result<Response, ApiError> {
-    admins_only(&key)?;
     let from = asked.cursor.as_deref().map(read_cursor).transpose()?;
     let billing = asked.billing.unwrap_or(Billing::Unknown);
     let (judged, has_more) = api.store.judged(billing, from, limit(asked.limit)?).await?;
@@ -128,9 +124,8 @@ pub(super) struct Finding {
     request_body = Finding,
     responses(
         (status = 200, description = "The attempt as it is now", body = AttemptView),
-        (status = 403, description = "Not an admin key", body = crate::domain::view::Problem, content_type = "application/problem+json"),
         (status = 409, description = "Its task has not ended, or its billing is known to be otherwise", body = crate::domain::view::Problem, content_type = "application/problem+json"),
-        WithBody, Common
+        AdminOnly, WithBody, Common
     )
 )]
 pub(super) async fn judge(
@@ -139,7 +134,6 @@ pub(super) async fn judge(
     Path(id): Path<String>,
     StrictJson(finding): StrictJson<Finding>,
 ) -> Result<Json<AttemptView>, ApiError> {
-    admins_only(&key)?;
     let id = id.parse().map_err(|_| ApiError::not_found())?;
     let billed = match (finding.billed, finding.charged_usd) {
         (Billed::No, None) => Billing::No,
@@ -152,16 +146,5 @@ pub(super) async fn judge(
     };
     let evidence = format!("said by {}", key.name);
     let verdict = Verdict { charged: finding.charged_usd, ..Verdict::new(billed, evidence) };
-    let (attempt, changed) = api.engine.mark(id, verdict).await?;
-    if changed {
-        let entry =
-            Entry::new(api.clock.as_ref(), actor(&key), "attempt.billing", id.to_string(), Outcome::Done)
-                .with("task", attempt.task.to_string())
-                .with("billed", billed.as_str())
-                .with("charged_usd", attempt.charged.map(|usd| usd.to_string()));
-        if let Err(error) = api.store.audit(entry).await {
-            tracing::error!(%error, attempt.id = %id, "a mark could not be written into the audit");
-        }
-    }
-    Ok(Json(attempt.into()))
+    Ok(Json(api.engine.mark(id, verdict, actor(&key)).await?.into()))
 }

@@ -15,6 +15,7 @@ use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::delivery::{Delivery, DeliveryState, Try};
 use crate::domain::id::{EventId, TaskId, WebhookId};
+use crate::domain::key::Key;
 use crate::engine::Caller;
 use crate::store::DeliveryFilter;
 
@@ -160,10 +161,11 @@ async fn list(
 pub(super) async fn redeliver(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    Extension(by): Extension<Key>,
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<DeliveryView>), ApiError> {
     let id: EventId = id.parse().map_err(|_| ApiError::not_found())?;
-    if !api.store.redeliver(caller.tenant, id).await? {
+    if !api.store.redeliver(caller.tenant, id, api.done(&by, "delivery.redeliver", id.to_string())).await? {
         return Err(ApiError::not_found());
     }
     let delivery = api.store.delivery(id).await?.ok_or_else(ApiError::not_found)?;

@@ -19,10 +19,10 @@ use crate::blobs::BlobError;
 use crate::domain::code::Code;
 use crate::domain::fit::{Adjustment, effective};
 use crate::domain::id::FileId;
-use crate::domain::image::decode_base64;
+use crate::domain::image::{StoredImage, decode_base64};
 use crate::domain::money::Usd;
 use crate::domain::request::{GenerateRequest, Operation};
-use crate::domain::task::RouteTaken;
+use crate::domain::task::{RouteTaken, Task};
 use crate::domain::validate::{FieldCode, FieldError};
 use crate::domain::view::{QueueView, TaskView, view};
 use crate::engine::{Acceptance, Caller, Refusal};
@@ -267,15 +267,23 @@ impl Api {
     }
 
     /// The task with its pictures, as callers see it.
-    pub(super) async fn view(&self, task: &crate::domain::task::Task) -> Result<TaskView, ApiError> {
-        // Pictures are written with the task's end: before it there are none to look for.
-        let images = if task.phase.terminal() { self.store.images(task.id).await? } else { Vec::new() };
-        let mut view = view(task, &images, &self.links, self.clock.now());
+    pub(super) async fn view(&self, task: &Task) -> Result<TaskView, ApiError> {
+        Ok(self.view_with(task, &self.pictures(task).await?).await)
+    }
+
+    /// The task's pictures. They are written with its end: before it there are none to look for.
+    pub(super) async fn pictures(&self, task: &Task) -> Result<Vec<StoredImage>, ApiError> {
+        Ok(if task.phase.terminal() { self.store.images(task.id).await? } else { Vec::new() })
+    }
+
+    /// The task with these pictures, as callers see it.
+    pub(super) async fn view_with(&self, task: &Task, images: &[StoredImage]) -> TaskView {
+        let mut view = view(task, images, &self.links, self.clock.now());
         if !task.phase.terminal() {
             // A pleasantry: the answer does not fail for want of it.
             let outlook = self.engine.outlook(task).await.ok();
             view.queue = outlook.map(|(position, eta_s)| QueueView { position, eta_s });
         }
-        Ok(view)
+        view
     }
 }

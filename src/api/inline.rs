@@ -27,11 +27,11 @@ enum Part {
 impl Api {
     /// The answer about one task, with its pictures in it when that was asked for.
     pub(super) async fn whole(&self, task: &Task) -> Result<Response, ApiError> {
-        let mut view = self.view(task).await?;
+        let rows = self.pictures(task).await?;
+        let mut view = self.view_with(task, &rows).await;
         if task.request.output.delivery != Some(Handover::B64) {
             return Ok(Json(view).into_response());
         }
-        let rows = self.store.images(task.id).await?;
         // Equal bytes are kept once: those of a picture whose time is over may be here for another task.
         let over = |index: u32| rows.iter().any(|row| row.index == index && row.gone);
         // No text of the caller's can hold a name that is made up for this one answer.

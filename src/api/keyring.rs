@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What was read so long ago is not trusted any more.
 const TRUST_FOR: Duration = Duration::from_secs(4);
 /// A store that did not answer is left alone for so long.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
 
 /// The door's keeper.
 #[derive(Clone)]
@@ -81,8 +81,8 @@ pub(super) enum Found {
 }
 
 impl Keys {
-    /// Knows no key yet: neither those of the configuration nor the store's. Entries of the audit are kept for `keep`.
-    pub fn open(pepper: &[u8], store: Store, clock: Arc<dyn Clock>, keep: Duration) -> Self {
+    /// Knows no key yet: neither those of the configuration nor the store's.
+    pub fn open(pepper: &[u8], store: Store, clock: Arc<dyn Clock>) -> Self {
         let ring = Ring {
             pepper: pepper.to_vec(),
             configured: ArcSwap::default(),
@@ -90,7 +90,7 @@ impl Keys {
             reading: Mutex::default(),
             allowances: Allowances::new(store.clone(), Arc::clone(&clock)),
             guesses: Guesses::new(Arc::clone(&clock)),
-            tries: Tries::start(store.clone(), Arc::clone(&clock), keep),
+            tries: Tries::start(store.clone(), Arc::clone(&clock)),
             store,
             clock,
         };

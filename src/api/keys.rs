@@ -14,18 +14,14 @@ use super::audit::actor;
 use super::json::{StrictJson, StrictQuery};
 use super::page::{cursor, limit, page, read_cursor};
 use super::problem::{AdminOnly, ApiError, Common, WithBody};
-use crate::domain::audit::{Entry, Outcome};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::id::KeyId;
-use crate::domain::key::{Key, ManagedKey, Role};
+use crate::domain::key::{Key, LONGEST_OVERLAP_S, ManagedKey, Role};
 use crate::domain::key_text::KeyText;
 use crate::domain::money::Usd;
 use crate::domain::new_key::NewKey;
 use crate::domain::validate::{FieldCode, FieldError};
-
-/// The longest time a secret may open beside its successor.
-const LONGEST_OVERLAP_S: u32 = 30 * 86_400;
 
 /// A key, without its text.
 #[derive(Debug, Serialize, ToSchema)]
@@ -170,7 +166,7 @@ pub(super) async fn create_key(
         return Err(ApiError::fields(Code::ValidationFailed, faults));
     }
     let (key, text) = wanted.mint(api.clock.as_ref(), api.keys.pepper());
-    let entry = created(&api, &by, &key);
+    let entry = key.created(api.clock.as_ref(), actor(&by));
     if !api.store.create_key(key.clone(), entry).await? {
         return Err(ApiError::fields(Code::ValidationFailed, vec![taken()]));
     }
@@ -228,8 +224,7 @@ pub(super) async fn rotate_key(
     }
     let text = KeyText::fresh_for(id);
     let until = api.clock.now() + overlap_s;
-    let entry = Entry::new(api.clock.as_ref(), actor(&by), "key.rotate", id.to_string(), Outcome::Done)
-        .with("previous_until", until.to_string());
+    let entry = api.done(&by, "key.rotate", id.to_string()).with("previous_until", until.to_string());
     let rotated = api.store.rotate_key(id, text.hash(api.keys.pepper()), until, entry).await?;
     let key = rotated.ok_or_else(ApiError::not_found)?;
     api.keys.changed().await;
@@ -251,18 +246,10 @@ pub(super) async fn revoke_key(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let id: KeyId = id.parse().map_err(|_| ApiError::not_found())?;
-    let entry = Entry::new(api.clock.as_ref(), actor(&by), "key.revoke", id.to_string(), Outcome::Done);
-    let revoked = api.store.revoke_key(id, entry).await?;
+    let revoked = api.store.revoke_key(id, api.done(&by, "key.revoke", id.to_string())).await?;
     api.keys.changed().await;
     let there = revoked.is_some() || api.store.keys().await?.iter().any(|key| key.id == id);
     if there { Ok(StatusCode::NO_CONTENT) } else { Err(ApiError::not_found()) }
-}
-
-fn created(api: &Api, by: &Key, key: &ManagedKey) -> Entry {
-    Entry::new(api.clock.as_ref(), actor(by), "key.create", key.id.to_string(), Outcome::Done)
-        .with("name", key.key.name.as_str())
-        .with("tenant", key.key.tenant.as_str())
-        .with("role", serde_json::to_value(key.key.role).unwrap_or_default())
 }
 
 /// An answer that no cache may keep.

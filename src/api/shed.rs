@@ -20,13 +20,12 @@ use crate::domain::secret::random_bytes;
 
 /// Uploads of pictures may take longer to arrive than other bodies.
 const UPLOAD: Duration = Duration::from_mins(2);
-const LISTS: [&str; 7] = [
+const LISTS: [&str; 6] = [
     "/tasks",
     "/webhooks",
     "/webhooks/deliveries",
     "/webhooks/{id}/deliveries",
     "/usage",
-    "/admin/keys",
     "/tasks/{id}/attempts",
 ];
 
@@ -53,7 +52,7 @@ impl Class {
     fn of(method: &Method, route: &str) -> Self {
         match *method {
             Method::GET if route == "/tasks/{id}/events" => Self::Stream,
-            Method::GET if LISTS.contains(&route) => Self::List,
+            Method::GET if LISTS.contains(&route) || route.starts_with("/admin/") => Self::List,
             Method::POST if route.starts_with("/hooks/") || route.ends_with("/cancel") => Self::Never,
             // The operator's own means against the load.
             _ if route.starts_with("/admin/") => Self::Never,
@@ -139,14 +138,8 @@ fn allowance(request: &Request, route: &str, body: Duration) -> Duration {
         _ => body,
     };
     let asked = request.uri().query().is_some_and(|query| query.split('&').any(|it| it.starts_with("wait=")));
-    let waits = asked || wait::preferred(headers).is_some() || route.starts_with("/v1/images/");
-    // A façade that answers when the picture is there has a limit of its own.
-    let wait = match route {
-        _ if !waits => 0,
-        _ if route.starts_with("/v1/") => 600,
-        _ => wait::MAX_WAIT_S,
-    };
-    body + Duration::from_secs(wait)
+    let waits = asked || wait::preferred(headers).is_some();
+    body + Duration::from_secs(if waits { wait::MAX_WAIT_S } else { 0 })
 }
 
 #[cfg(test)]
@@ -169,9 +162,14 @@ mod tests {
             (Method::GET, "/healthz", Class::Never),
             (Method::POST, "/hooks/{provider}/{token}", Class::Never),
             (Method::POST, "/tasks/{id}/cancel", Class::Never),
+            (Method::GET, "/admin/audit", Class::List),
+            (Method::GET, "/admin/keys", Class::List),
+            (Method::GET, "/admin/spend", Class::List),
+            (Method::GET, "/admin/attempts", Class::List),
             (Method::POST, "/admin/log", Class::Never),
+            (Method::POST, "/admin/keys", Class::Never),
+            (Method::DELETE, "/admin/keys/{id}", Class::Never),
             (Method::POST, "/generate", Class::Normal),
-            (Method::POST, "/v1/images/generations", Class::Normal),
             (Method::POST, "/files", Class::Normal),
             (Method::DELETE, "/webhooks/{id}", Class::Normal),
         ] {

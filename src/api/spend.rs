@@ -1,16 +1,14 @@
 //! `GET /admin/spend`: what the whole gateway spent, day by day.
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::json::StrictQuery;
-use super::problem::{ApiError, Common};
+use super::problem::{AdminOnly, ApiError, Common};
 use super::usage::Span;
-use crate::domain::code::Code;
-use crate::domain::key::{Key, Role};
 use crate::domain::money::Usd;
 use crate::store::{Grouping, UsageFilter};
 
@@ -66,16 +64,14 @@ pub(super) struct Spend {
     params(AskSpend),
     responses(
         (status = 200, description = "The days", body = Spend),
-        (status = 403, description = "Not an admin key", body = crate::domain::view::Problem, content_type = "application/problem+json"),
+        AdminOnly,
         Common
     )
 )]
 pub(super) async fn get_spend(
     State(api): State<Api>,
-    Extension(key): Extension<Key>,
     StrictQuery(asked): StrictQuery<AskSpend>,
 ) -> Result<Json<Spend>, ApiError> {
-    admins_only(&key)?;
     let span = Span::read(asked.from.as_deref(), asked.to.as_deref(), api.clock.now())?;
     let filter = UsageFilter { tenant: asked.tenant, from: span.from, to: span.to, by: Grouping::Day };
     let days = api.store.usage(&filter).await?.into_iter().map(|(day, usage)| DaySpend {
@@ -88,12 +84,4 @@ pub(super) async fn get_spend(
         unresolved_attempts: usage.unresolved_attempts,
     });
     Ok(Json(Spend { data: days.collect() }))
-}
-
-/// What only admins may see or do.
-pub(super) fn admins_only(key: &Key) -> Result<(), ApiError> {
-    match key.role {
-        Role::Admin => Ok(()),
-        Role::User => Err(ApiError::new(Code::Forbidden, "this is for admin keys")),
-    }
 }

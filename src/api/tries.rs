@@ -4,7 +4,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +17,6 @@ use crate::store::{Store, StoreError};
 const WAITING: usize = 1_000;
 /// So many different ones are written a minute.
 const A_MINUTE: usize = 600;
-/// Old entries are cleared this often.
-const CLEAR_EVERY: Duration = Duration::from_hours(1);
 
 /// A try.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,21 +31,22 @@ pub(super) struct Try {
     pub id: Option<String>,
 }
 
-/// Writes tries down.
+/// Writes tries down, and what else nobody waits for to the end.
 pub(super) struct Tries {
+    store: Store,
     told: mpsc::Sender<Try>,
     stop: CancellationToken,
     running: TaskTracker,
 }
 
 impl Tries {
-    /// Begins to write, and to clear what is older than `keep`.
-    pub fn start(store: Store, clock: Arc<dyn Clock>, keep: Duration) -> Self {
+    /// Begins to write.
+    pub fn start(store: Store, clock: Arc<dyn Clock>) -> Self {
         let (told, waiting) = mpsc::channel(WAITING);
         let (stop, running) = (CancellationToken::new(), TaskTracker::new());
-        let writer = Writer { store, clock, keep, minute: 0, seen: HashSet::new() };
+        let writer = Writer { store: store.clone(), clock, minute: 0, seen: HashSet::new() };
         running.spawn(writer.run(waiting, stop.clone()));
-        Self { told, stop, running }
+        Self { store, told, stop, running }
     }
 
     /// Takes note of a try.
@@ -56,6 +54,18 @@ impl Tries {
         if let Err(error) = self.told.try_send(one) {
             tracing::warn!(%error, "a try could not be written into the audit");
         }
+    }
+
+    /// Writes down what was done and is not a row's own change, though its caller goes away meanwhile.
+    pub async fn record(&self, entry: Entry) {
+        let store = self.store.clone();
+        let writing = self.running.spawn(async move {
+            if let Err(error) = store.audit(entry).await {
+                tracing::error!(%error, "an act could not be written into the audit");
+            }
+        });
+        // One that panicked has been logged.
+        let _ = writing.await;
     }
 
     /// Writes what was told so far, and stops.
@@ -69,14 +79,12 @@ impl Tries {
 struct Writer {
     store: Store,
     clock: Arc<dyn Clock>,
-    keep: Duration,
     minute: i64,
     seen: HashSet<Try>,
 }
 
 impl Writer {
     async fn run(mut self, mut waiting: mpsc::Receiver<Try>, stop: CancellationToken) {
-        let mut clear = tokio::time::interval(CLEAR_EVERY);
         loop {
             tokio::select! {
                 biased;
@@ -85,11 +93,6 @@ impl Writer {
                     None => return,
                 },
                 () = stop.cancelled() => waiting.close(),
-                _ = clear.tick() => match self.store.trim_audit(self.clock.now() - self.keep).await {
-                    Ok(0) => {}
-                    Ok(cleared) => tracing::info!(cleared, "old entries of the audit are cleared away"),
-                    Err(error) => tracing::warn!(%error, "old entries of the audit cannot be cleared away"),
-                },
             }
         }
     }

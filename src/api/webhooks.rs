@@ -15,6 +15,7 @@ use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::delivery::{Delivery, DeliveryState, TEST_EVENT, letter, tenant_signer};
 use crate::domain::id::{EventId, WebhookId};
+use crate::domain::key::Key;
 use crate::domain::validate::{FieldCode, FieldError};
 use crate::domain::webhook::{EventName, MAX_ENDPOINTS, Rotation, Secret, WebhookTarget};
 use crate::engine::Caller;
@@ -157,10 +158,11 @@ pub(super) async fn get_webhook(
 pub(super) async fn delete_webhook(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    Extension(by): Extension<Key>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let endpoint = api.endpoint_of(&caller, &id).await?;
-    api.store.remove_endpoint(&endpoint).await?;
+    api.store.remove_endpoint(&endpoint, api.done(&by, "webhook.remove", id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -213,10 +215,12 @@ pub(super) async fn test_webhook(
 pub(super) async fn rotate_webhook(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    Extension(by): Extension<Key>,
     Path(id): Path<String>,
 ) -> Result<Json<SecretView>, ApiError> {
     let endpoint = api.endpoint_of(&caller, &id).await?;
-    Ok(Json(SecretView::of(api.engine.rotate_webhook_secret(&endpoint.id.to_string()).await?)))
+    let entry = api.done(&by, "webhook.rotate", id);
+    Ok(Json(SecretView::of(api.engine.rotate_webhook_secret(&endpoint.id.to_string(), entry).await?)))
 }
 
 /// Read the secret of addresses that requests name
@@ -243,8 +247,11 @@ pub(super) async fn get_secret(
 pub(super) async fn rotate_secret(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    Extension(by): Extension<Key>,
 ) -> Result<Json<SecretView>, ApiError> {
-    Ok(Json(SecretView::of(api.engine.rotate_webhook_secret(&tenant_signer(&caller.tenant)).await?)))
+    let entry = api.done(&by, "webhook_secret.rotate", &caller.tenant);
+    let signer = tenant_signer(&caller.tenant);
+    Ok(Json(SecretView::of(api.engine.rotate_webhook_secret(&signer, entry).await?)))
 }
 
 impl Api {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Secret;
 use crate::domain::clock::Millis;
-use crate::domain::key::{Key, Limits, Role};
+use crate::domain::key::{Key, LONGEST_OVERLAP_S, Limits, Role};
 use crate::domain::money::Usd;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -91,6 +91,9 @@ impl Auth {
         }
         if self.rpm == 0 {
             wrong("auth.rpm: must be at least 1".into());
+        }
+        if self.rotate_overlap_s > LONGEST_OVERLAP_S {
+            wrong(format!("auth.rotate_overlap_s: must be from 0 to {LONGEST_OVERLAP_S}"));
         }
         let (mut names, mut texts) = (HashSet::new(), HashSet::new());
         for key in &self.keys {

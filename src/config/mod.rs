@@ -246,7 +246,7 @@ mod tests {
     fn every_problem_is_listed_at_once() {
         let problems = load(
             "[server]\nlisten = 'nowhere'\npublic_url = 'ftp://x'\nport = 1\n[engine]\nlease_s = 'long'\nconcurrency = 0\n\
-             [nonsense]\na = 1\n[providers.x]\nkind = 'y'\napi_key = 'k'\nin_flight = 0\n[models.z]\nsteps = 3",
+             [auth]\nrotate_overlap_s = 2592001\n[nonsense]\na = 1\n[providers.x]\nkind = 'y'\napi_key = 'k'\nin_flight = 0\n[models.z]\nsteps = 3",
             &[],
         )
         .unwrap_err();
@@ -256,6 +256,7 @@ mod tests {
             "server.port: unknown key",
             "engine.lease_s",
             "engine.concurrency",
+            "auth.rotate_overlap_s",
             "nonsense: unknown key",
             "providers.x.kind",
             "providers.x.in_flight",
@@ -266,7 +267,7 @@ mod tests {
                 "{expected}: {problems:#?}"
             );
         }
-        assert_eq!(problems.len(), 9, "{problems:#?}");
+        assert_eq!(problems.len(), 10, "{problems:#?}");
     }
 
     #[test]

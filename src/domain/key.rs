@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::clock::Millis;
+use super::audit::{Actor, Entry, Outcome};
+use super::clock::{Clock, Millis};
 use super::id::KeyId;
 use super::money::Usd;
 use super::validate::{FieldCode, FieldError};
@@ -68,6 +69,9 @@ impl Limits {
     }
 }
 
+/// The longest time a managed key's secret may open beside its successor, in seconds: 30 days.
+pub const LONGEST_OVERLAP_S: u32 = 30 * 86_400;
+
 /// The most models a key's list may name.
 const MAX_MODELS: usize = 100;
 
@@ -95,6 +99,16 @@ pub struct ManagedKey {
     pub rotated_at: Option<Millis>,
     /// Since when it opens nothing.
     pub revoked_at: Option<Millis>,
+}
+
+impl ManagedKey {
+    /// For the audit: that `who` made it, and what it opens.
+    pub fn created(&self, clock: &dyn Clock, who: Actor) -> Entry {
+        Entry::new(clock, who, "key.create", self.id.to_string(), Outcome::Done)
+            .with("name", self.key.name.as_str())
+            .with("tenant", self.key.tenant.as_str())
+            .with("role", serde_json::to_value(self.key.role).unwrap_or_default())
+    }
 }
 
 /// A key, without its secret.

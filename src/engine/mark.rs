@@ -5,6 +5,7 @@ use super::accept::Refusal;
 use super::gather::add_up;
 use super::{Engine, Inner};
 use crate::domain::attempt::{Attempt, Billing, Verdict};
+use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::code::Code;
 use crate::domain::id::AttemptId;
 use crate::domain::ledger::EntryKind;
@@ -12,11 +13,11 @@ use crate::domain::task::Task;
 use crate::store::{Change, StoreError};
 
 impl Engine {
-    /// Enters whether an attempt was charged, and how much when that is known better than by the catalogue. The attempt as
-    /// it is now, and whether this changed it: a mark that says what is known already changes nothing.
-    pub async fn mark(&self, id: AttemptId, verdict: Verdict) -> Result<(Attempt, bool), Refusal> {
+    /// Enters whether an attempt was charged, and how much when that is known better than by the catalogue, and into the
+    /// audit who says so. The attempt as it is now: a mark that says what is known already changes nothing.
+    pub async fn mark(&self, id: AttemptId, verdict: Verdict, who: Actor) -> Result<Attempt, Refusal> {
         loop {
-            match self.inner.mark(id, &verdict).await {
+            match self.inner.mark(id, &verdict, &who).await {
                 Err(Refusal::Store(StoreError::Stale)) => {}
                 marked => return marked,
             }
@@ -25,7 +26,7 @@ impl Engine {
 }
 
 impl Inner {
-    async fn mark(&self, id: AttemptId, verdict: &Verdict) -> Result<(Attempt, bool), Refusal> {
+    async fn mark(&self, id: AttemptId, verdict: &Verdict, who: &Actor) -> Result<Attempt, Refusal> {
         // The task first: whatever changes the attempt afterwards changes the task's version with it.
         let task = match self.store.attempt(id).await? {
             Some(attempt) => self.store.task(attempt.task).await?,
@@ -37,7 +38,7 @@ impl Inner {
             return Err(Refusal::TooLate(Code::NotFinished, detail));
         }
         if before.billed == verdict.billed {
-            return Ok((before, false));
+            return Ok(before);
         }
         if before.billed != Billing::Unknown {
             let detail =
@@ -50,9 +51,20 @@ impl Inner {
         after.judge(verdict.clone());
         let entries = task.rebook(&before, &after, EntryKind::Mark).into_iter().collect();
         let whole = self.whole(&task, &before, &after).await?;
-        let change = Change { verdict: Some((id, verdict)), entries, whole, ..Change::of(Box::new(task)) };
+        let act = "attempt.billing";
+        let audit = Entry::new(self.clock.as_ref(), who.clone(), act, id.to_string(), Outcome::Done)
+            .with("task", after.task.to_string())
+            .with("billed", after.billed.as_str())
+            .with("charged_usd", after.charged.map(|usd| usd.to_string()));
+        let change = Change {
+            verdict: Some((id, verdict)),
+            entries,
+            whole,
+            audit: Some(audit),
+            ..Change::of(Box::new(task))
+        };
         self.store.save(change).await?;
-        Ok((after, true))
+        Ok(after)
     }
 
     /// The ended task that `part` is one of, with its parts' books added up anew. One that has not ended looks by itself.

@@ -49,6 +49,7 @@ pub use tidy::TidyError;
 
 use crate::blobs::Blobs;
 use crate::blobs::space::Space;
+use crate::domain::audit;
 use crate::domain::clock::Clock;
 use crate::domain::id::TaskId;
 use crate::domain::link::Links;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub open_in_all: u32,
     /// How long things are kept.
     pub keeping: Keeping,
+    /// How long entries of the audit are.
+    pub audit_keep: Duration,
     /// Whether other replicas may write to the same blob store.
     pub shared: bool,
     /// Numbers of the webhooks.
@@ -221,9 +224,13 @@ impl Engine {
     }
 
     /// Exchanges the secret of `owner`; the one before signs along for the overlap.
-    pub async fn rotate_webhook_secret(&self, owner: &str) -> Result<(Rotation, Vec<Secret>), StoreError> {
+    pub async fn rotate_webhook_secret(
+        &self,
+        owner: &str,
+        entry: audit::Entry,
+    ) -> Result<(Rotation, Vec<Secret>), StoreError> {
         let until = self.inner.clock.now() + self.inner.settings.webhooks.overlap;
-        self.inner.store.rotate(owner.to_owned(), until).await?;
+        self.inner.store.rotate(owner.to_owned(), until, entry).await?;
         self.webhook_secrets(owner).await
     }
 

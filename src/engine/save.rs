@@ -122,6 +122,7 @@ impl Inner {
                 gate: step.gate.clone(),
                 entries,
                 whole: None,
+                audit: None,
             };
             if planted("webhook_before_commit") {
                 self.send_too_early(&change).await;

@@ -14,7 +14,7 @@ use crate::store::{Erasure, StoreError};
 
 /// The loop looks this often.
 const EVERY: Duration = Duration::from_mins(1);
-/// How many tasks, files or pictures a batch has.
+/// How many tasks, files, pictures or entries a batch has.
 const BATCH: usize = 100;
 /// How many batches of a kind follow each other before the loop rests: tidying is never in a hurry.
 const BATCHES: usize = 20;
@@ -101,7 +101,7 @@ impl Engine {
 impl Inner {
     async fn tidy(&self) -> Result<(), TidyError> {
         let (now, keeping) = (self.clock.now(), self.settings.keeping);
-        let mut counts = [0; 4];
+        let mut counts = [0; 5];
         for _ in 0..BATCHES {
             let mut more = false;
             let mut count = |at: usize, done: usize| {
@@ -116,18 +116,20 @@ impl Inner {
                 count(2, self.store.expire_files(now - files, BATCH).await?);
             }
             count(3, self.erase_bytes(BATCH).await?);
+            count(4, self.store.trim_audit(now - self.settings.audit_keep, BATCH).await?);
             if !more || self.stop.is_cancelled() {
                 break;
             }
         }
-        let [media, records, files, blobs] = counts;
+        let [media, records, files, blobs, audit] = counts;
         if counts.iter().any(|count| *count > 0) {
             tracing::info!(
                 media,
                 records,
                 files,
                 blobs,
-                "tidied up: tasks without pictures, tasks, input files, bytes"
+                audit,
+                "tidied up: tasks without pictures, tasks, input files, bytes, entries of the audit"
             );
         }
         Ok(())

@@ -85,17 +85,16 @@ impl Store {
         Ok((rows.into_iter().map(Entry::try_from).collect::<Result<_, _>>()?, more))
     }
 
-    /// Clears entries from before this moment; how many.
-    pub async fn trim_audit(&self, before: Millis) -> Result<u64, StoreError> {
-        const SQL: &str = "DELETE FROM audit WHERE at < $1";
-        self.db
-            .write(move |mut conn| {
-                Box::pin(async move {
-                    Ok(on!(&mut conn, c => sqlx::query(SQL).bind(before.0).execute(c).await
-                        .map(|done| done.rows_affected()))?)
-                })
+    /// Clears up to `limit` entries from before this moment; how many.
+    pub async fn trim_audit(&self, before: Millis, limit: usize) -> Result<usize, StoreError> {
+        const SQL: &str = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 LIMIT $2)";
+        let work = self.db.write(move |mut conn| {
+            Box::pin(async move {
+                Ok(on!(&mut conn, c => sqlx::query(SQL).bind(before.0).bind(count(limit)).execute(c).await
+                    .map(|done| done.rows_affected()))?)
             })
-            .await
+        });
+        Ok(usize::try_from(work.await?).unwrap_or(usize::MAX))
     }
 }
 

@@ -5,7 +5,8 @@ use sqlx::{AssertSqlSafe, FromRow};
 use super::backend::{Conn, on};
 use super::claim::count;
 use super::tasks::json;
-use super::{Store, StoreError};
+use super::{Store, StoreError, audit};
+use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::delivery::{Delivery, DeliveryState, Sequel};
 use crate::domain::id::{EventId, TaskId, WebhookId};
@@ -204,7 +205,7 @@ impl Store {
     }
 
     /// Owes a letter once more, word for word; whether it was one of the tenant's.
-    pub async fn redeliver(&self, tenant: String, id: EventId) -> Result<bool, StoreError> {
+    pub async fn redeliver(&self, tenant: String, id: EventId, entry: Entry) -> Result<bool, StoreError> {
         const AGAIN: &str = "UPDATE deliveries SET state = 'pending', tries = 0, troubled = $4, wake_at = $3, finished_at = NULL, \
              leased = $4, version = version + 1 WHERE id = $1 AND tenant = $2";
         let (id, now) = (id.to_string(), self.clock.now());
@@ -212,10 +213,13 @@ impl Store {
             Box::pin(async move {
                 let changed = on!(&mut conn, c => sqlx::query(AGAIN).bind(id).bind(tenant).bind(now.0).bind(false)
                     .execute(c).await.map(|done| done.rows_affected()))?;
-                Ok(changed > 0)
+                if changed > 0 {
+                    audit::put(&mut conn, &entry).await?;
+                }
+                Ok((changed > 0).then_some(entry))
             })
         });
-        let there = work.await?;
+        let there = work.await?.as_ref().inspect(|entry| audit::log(entry)).is_some();
         self.changes.mail_due();
         Ok(there)
     }

@@ -11,6 +11,7 @@ use super::{
     Store, StoreError, attempts, deliveries, erasures, events, files, images, ledger, outbox, places, queue,
 };
 use crate::domain::attempt::{Attempt, Verdict};
+use crate::domain::audit;
 use crate::domain::clock::Millis;
 use crate::domain::day::Day;
 use crate::domain::delivery::Delivery;
@@ -74,6 +75,8 @@ pub struct Change {
     pub entries: Vec<Entry>,
     /// The task it is a part of, when that changes with it.
     pub whole: Option<Box<Task>>,
+    /// Who wanted it, when that is for the audit.
+    pub audit: Option<audit::Entry>,
 }
 
 impl Change {
@@ -89,6 +92,7 @@ impl Change {
             gate: None,
             entries: Vec::new(),
             whole: None,
+            audit: None,
         }
     }
 }
@@ -195,7 +199,11 @@ impl Store {
         let lines = self.lines(&change.task, std::mem::take(&mut change.entries));
         let owed = self.owed(&change.task, &change.notices, &change.images).await?;
         let (told, mail) = (!change.notices.is_empty(), !owed.is_empty());
+        let entry = change.audit.clone();
         let task = self.db.write(move |conn| Box::pin(update(conn, change, owed, lines, now))).await?;
+        if let Some(entry) = entry {
+            super::audit::log(&entry);
+        }
         self.changes.work_due();
         // Whoever waits for a task waits for something to be told; a poll that finds nothing new wakes nobody.
         if told {
@@ -341,6 +349,9 @@ async fn update(
         for owed in owed {
             deliveries::put(&mut conn, &owed).await?;
         }
+    }
+    if let Some(entry) = &change.audit {
+        super::audit::put(&mut conn, entry).await?;
     }
     // Last, so that a key's balance, which its tasks share, is locked for no longer than it must be.
     ledger::enter(&mut conn, &lines, now).await?;

@@ -8,7 +8,8 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::tasks::json;
-use super::{Store, StoreError};
+use super::{Store, StoreError, audit};
+use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::id::WebhookId;
 use crate::domain::webhook::{EventName, Rotation};
@@ -157,7 +158,7 @@ impl Store {
     }
 
     /// Removes an endpoint; what was still owed to it is not sent.
-    pub async fn remove_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
+    pub async fn remove_endpoint(&self, endpoint: &Endpoint, entry: Entry) -> Result<(), StoreError> {
         let (id, now) = (endpoint.id.to_string(), self.clock.now());
         let work = self.db.write(move |mut conn| {
             Box::pin(async move {
@@ -166,10 +167,12 @@ impl Store {
                 {
                     on!(&mut conn, c => sqlx::query(sql).bind(&id).execute(c).await.map(drop))?;
                 }
-                close_pending(&mut conn, &id, now).await
+                close_pending(&mut conn, &id, now).await?;
+                audit::put(&mut conn, &entry).await?;
+                Ok(entry)
             })
         });
-        work.await?;
+        audit::log(&work.await?);
         self.endpoints_changed(&endpoint.tenant).await
     }
 
@@ -206,19 +209,26 @@ impl Store {
     }
 
     /// Exchanges the secret of `owner`; the one before counts until `overlap_until`.
-    pub async fn rotate(&self, owner: String, overlap_until: Millis) -> Result<Rotation, StoreError> {
+    pub async fn rotate(
+        &self,
+        owner: String,
+        overlap_until: Millis,
+        entry: Entry,
+    ) -> Result<Rotation, StoreError> {
         const SQL: &str = "INSERT INTO webhook_secrets (owner, generation, overlap_until) VALUES ($1, 1, $2) \
              ON CONFLICT (owner) DO UPDATE SET generation = webhook_secrets.generation + 1, \
              overlap_until = excluded.overlap_until RETURNING generation, overlap_until";
-        self.db
-            .write(move |mut conn| {
-                Box::pin(async move {
-                    let row: (i64, Option<i64>) = on!(&mut conn, c => sqlx::query_as(SQL)
-                        .bind(owner).bind(overlap_until.0).fetch_one(c).await)?;
-                    Ok(rotation(row))
-                })
+        let work = self.db.write(move |mut conn| {
+            Box::pin(async move {
+                let row: (i64, Option<i64>) = on!(&mut conn, c => sqlx::query_as(SQL)
+                    .bind(owner).bind(overlap_until.0).fetch_one(c).await)?;
+                audit::put(&mut conn, &entry).await?;
+                Ok((rotation(row), entry))
             })
-            .await
+        });
+        let (rotation, entry) = work.await?;
+        audit::log(&entry);
+        Ok(rotation)
     }
 }
 

@@ -38,7 +38,7 @@ impl Level {
 pub const LEVEL: Level = Level(());
 
 /// Starts logging as configured. Answers with what is wrong with the level, if anything.
-pub fn start(log: &Log) -> Result<Level, String> {
+pub fn start(log: &Log) -> Result<(), String> {
     let (filter, handle) = reload::Layer::new(filter(&log.level).map_err(|e| format!("log.level: {e}"))?);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
@@ -50,7 +50,7 @@ pub fn start(log: &Log) -> Result<Level, String> {
     if started.is_ok() {
         let _ = FILTER.set(handle);
     }
-    Ok(LEVEL)
+    Ok(())
 }
 
 fn filter(level: &str) -> Result<EnvFilter, String> {

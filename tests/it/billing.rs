@@ -68,6 +68,28 @@ async fn an_operator_resolves_what_nobody_knew(#[values(Db::Sqlite, Db::Postgres
     gateway.stop().await;
 }
 
+/// A mark and its entry in the audit are one: where the one cannot be written, neither is the other.
+#[rstest]
+#[tokio::test]
+async fn a_mark_is_never_without_its_entry(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    gateway.run(&body("http=502")).await;
+    let attempt = unknown(&gateway).await.remove(0);
+    let books = lines(&gateway).await.len();
+    gateway.sql("ALTER TABLE audit RENAME TO away").await;
+    let refused = say(&gateway, &attempt, r#"{"billed":"no"}"#).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.json());
+    assert_eq!((unknown(&gateway).await.len(), lines(&gateway).await.len()), (1, books));
+    gateway.sql("ALTER TABLE away RENAME TO audit").await;
+    for _ in 0..2 {
+        assert_eq!(say(&gateway, &attempt, r#"{"billed":"no"}"#).await.status, StatusCode::OK);
+    }
+    assert_eq!(lines(&gateway).await.len(), books + 1);
+    let audit = gateway.get("/admin/audit?act=attempt.billing").await.json();
+    assert_eq!(audit["data"].as_array().unwrap().len(), 1, "{audit}");
+    gateway.stop().await;
+}
+
 #[rstest]
 #[tokio::test]
 async fn what_the_provider_says_later_still_counts(#[values(Db::Sqlite, Db::Postgres)] db: Db) {

@@ -269,6 +269,7 @@ async fn keys_are_made_on_the_command_line() {
         (&["create", "test"][..], "another key is named"),
         (&["create", "a b", "--rpm", "0"][..], "rpm: must be at least 1"),
         (&["rotate", "nobody"][..], "no managed key"),
+        (&["rotate", "ops", "--overlap-s", "4000000000"][..], "0..=2592000"),
         (&["revoke", "test"][..], "a key of the configuration"),
     ] {
         let (done, _, said) = keys(wrong);

@@ -338,11 +338,17 @@ impl Gateway {
 
     /// Keeps everybody from writing tasks, while they can be read, until what is answered is dropped.
     pub async fn lock_tasks(&self) -> Lock {
+        self.lock("tasks").await
+    }
+
+    /// The same for any table. SQLite has no locks but for the whole.
+    pub async fn lock(&self, table: &'static str) -> Lock {
         use sqlx::{Connection, Executor};
         let url = &self.config.store.url;
         if url.starts_with("postgres") {
             let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
-            conn.execute("BEGIN; LOCK TABLE tasks IN EXCLUSIVE MODE").await.unwrap();
+            let lock = format!("BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut conn).await.unwrap();
             Lock::Postgres(conn)
         } else {
             let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();

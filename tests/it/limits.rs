@@ -76,6 +76,41 @@ async fn requests_are_counted_over_replicas() {
     gateway.stop().await;
 }
 
+/// A key without a limit of its own costs the store nothing: each replica counts it by itself.
+#[rstest]
+#[tokio::test]
+async fn the_usual_limit_is_counted_in_this_process(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let gateway = gateway.restart_after(async |config| config.auth.rpm = 3).await;
+    for left in [2, 1, 0] {
+        let answer = get(&gateway, KEY).await;
+        assert_eq!((answer.status.as_u16(), number(&answer, "ratelimit", "r")), (200, left));
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"requests\";q=3;w=60"));
+    }
+    assert_eq!((knock(&gateway, KEY).await, knock(&gateway, OTHER_KEY).await), (429, 200));
+    assert_eq!(gateway.texts("SELECT key_name FROM key_minutes").await, [""; 0]);
+    gateway.clock.advance(Duration::from_mins(1));
+    assert_eq!(knock(&gateway, KEY).await, 200);
+    gateway.stop().await;
+}
+
+/// A store that hangs is asked by one request, not by one after the other: each would wait for those before it, and the
+/// later ones be given up (`server.handler_s`). When it answers again, requests are counted again.
+#[rstest]
+#[tokio::test]
+async fn requests_do_not_queue_up_for_a_store_that_hangs(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let (_, key) = make(&gateway, &json!({"name": "narrow", "rpm": 30})).await;
+    let lock = gateway.lock("key_minutes").await;
+    let answers = join_all((0..6).map(|_| get(&gateway, &key))).await;
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    assert_eq!(statuses, [200; 6]);
+    drop(lock);
+    let counted = async { while knock(&gateway, &key).await != 429 {} };
+    tokio::time::timeout(Duration::from_secs(20), counted).await.expect("requests are counted again");
+    gateway.stop().await;
+}
+
 #[rstest]
 #[tokio::test]
 async fn open_tasks_of_a_key_are_bounded_exactly(#[values(Db::Sqlite, Db::Postgres)] db: Db) {

@@ -2,12 +2,13 @@
 //! shipped to deploy it can be read.
 
 use std::path::Path;
+use std::process::{Command, Output};
 
 use easel::config::Config;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::harness::{KEY, client};
+use crate::harness::{KEY, client, listen};
 use crate::process::{Running, easel, free_port, refuses, run, write};
 use crate::stage::configuration;
 
@@ -68,6 +69,61 @@ async fn a_backup_is_made_while_it_runs_and_can_be_started_from() {
     let (status, _) = get(&gateway, &format!("{}/images/0", path(&before)), KEY).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(bought(), 2);
+}
+
+/// The program, whose second address is bound two seconds late where strace may hold it up: whatever goes on beside has time
+/// to. Elsewhere it is as fast as ever.
+fn held_up(arguments: &[&str], folder: &Path) -> Output {
+    let strace = |inject: &str| {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", "trace=bind", "-e", inject]);
+        strace
+    };
+    let tried = strace("inject=bind:delay_enter=1").arg("true").output();
+    if !tried.is_ok_and(|tried| tried.status.success()) {
+        eprintln!("no strace here: a start that fails is not held up");
+        return run(arguments, folder);
+    }
+    let mut late = strace("inject=bind:delay_enter=2000000:when=2+");
+    late.arg(env!("CARGO_BIN_EXE_easel")).args(arguments).current_dir(folder).env_clear().output().unwrap()
+}
+
+/// A start that fails after all has sent nothing, however often whoever looks after the process tries it again.
+#[tokio::test]
+async fn a_start_that_fails_buys_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (sim, gateway) = (free_port().await, free_port().await);
+    let ledger = at.join("ledger.jsonl").display().to_string();
+    let simulate = ["simulate", "--listen", &sim, "--time-scale", "0", "--ledger", &ledger];
+    let _simulator = Running::silent(easel(&simulate, at));
+    let store = format!("sqlite://{}/easel.db", at.display());
+    let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
+    let with = |more: &str| write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}{more}"));
+    let holding = || {
+        let config = with("[engine]\nhold_submissions = true\n");
+        Running::start(easel(&["serve", "--config", &config], at), "easel is serving")
+    };
+    let running = holding();
+    let request = client().post(format!("http://{gateway}/generate")).bearer_auth(KEY);
+    let request = request.header("content-type", "application/json");
+    let body = r#"{"prompt":"a cat","model":"flux-schnell","size":"64x64"}"#;
+    let accepted = request.body(body).send().await.unwrap();
+    assert_eq!(accepted.status(), StatusCode::ACCEPTED);
+    let queued: Value = accepted.json().await.unwrap();
+    running.kill();
+
+    let taken = listen().await;
+    let config = with(&format!("[metrics]\nlisten = \"{}\"\n", taken.local_addr().unwrap()));
+    for _ in 0..2 {
+        refuses(&held_up(&["serve", "--config", &config], at), "cannot listen on");
+    }
+    let lines = std::fs::read_to_string(&ledger).unwrap_or_default();
+    assert!(!lines.contains("\"received\""), "{lines}");
+    let _running = holding();
+    let path = format!("/tasks/{}", queued["id"].as_str().unwrap());
+    assert_eq!(task(&gateway, &path).await["status"], "queued");
+    assert_eq!(task(&gateway, &format!("{path}/attempts")).await["data"], serde_json::json!([]));
 }
 
 #[tokio::test]

@@ -111,6 +111,12 @@ async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(
     }
     edit(&gateway, |_| good.replace("name = \"other\"", "name = \"managed\""));
     assert_eq!(problems().await, ["auth.keys \"managed\": a managed key has this name"]);
+    // Revoked or not.
+    let (id, _) = make(&gateway, &json!({"name": "revoked"})).await;
+    let revoke = gateway.send(Method::DELETE, &format!("/admin/keys/{id}"), &[], None).await;
+    assert_eq!(revoke.status, StatusCode::NO_CONTENT);
+    edit(&gateway, |_| good.replace("name = \"other\"", "name = \"revoked\""));
+    assert_eq!(problems().await, ["auth.keys \"revoked\": a managed key has this name"]);
     edit(&gateway, |_| format!("{good}[auth]\npepper = \"a-secret-in-the-wrong-place\" oops"));
     let listed = problems().await;
     assert!(listed[0].contains("line ") && !listed[0].contains("a-secret"), "{listed:?}");
@@ -191,6 +197,35 @@ async fn a_hangup_reads_the_configuration_again() {
     };
     assert_eq!((status(fresh).await, status(OTHER_KEY).await), (200, 401));
     says("answered").await;
+
+    // What was said by hand holds until the configuration says something else.
+    let post = async |path: &str, body: &'static str| {
+        let request = http.post(format!("http://{address}{path}")).bearer_auth(KEY);
+        let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.json::<Value>().await.unwrap()
+    };
+    write("easel=info", fresh);
+    assert_eq!(post("/admin/reload", "").await["applied"], json!(["log.level"]));
+    post("/admin/log", r#"{"level":"easel=debug"}"#).await;
+    assert_eq!(post("/admin/reload", "").await["applied"], json!([]));
+    let answered = || said().matches("answered").count();
+    let before = answered();
+    assert_eq!(status(fresh).await, 200);
+    let more = async {
+        while answered() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), more).await.expect("debug is still on");
+    let entries = http.get(format!("http://{address}/admin/audit?act=log.level")).bearer_auth(KEY);
+    let entries: Value = entries.send().await.unwrap().json().await.unwrap();
+    let entries = entries["data"].as_array().unwrap();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!(
+        (&entries[0]["subject"], &entries[0]["key"], &entries[0]["details"]),
+        (&json!("log"), &json!("test"), &json!({"level": "easel=debug"}))
+    );
     child.kill().unwrap();
     child.wait().unwrap();
 }

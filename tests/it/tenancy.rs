@@ -196,6 +196,36 @@ async fn what_is_done_to_webhooks_is_written_down(#[values(Db::Sqlite, Db::Postg
     gateway.stop().await;
 }
 
+/// Nothing is done to them that cannot be written down.
+#[rstest]
+#[tokio::test]
+async fn nothing_is_done_to_webhooks_without_its_entry(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let sink = Sink::start(|_, _| Act::Status(200)).await;
+    let endpoint = gateway.post("/webhooks", &json!({"url": sink.url}).to_string()).await.json();
+    let id = endpoint["id"].as_str().unwrap();
+    let test = gateway.post(&format!("/webhooks/{id}/test"), "").await.json();
+    gateway.app.engine.run_until_idle().await.unwrap();
+    let before = gateway.get("/webhooks/secret").await.json();
+    gateway.sql("ALTER TABLE audit RENAME TO away").await;
+    for path in [
+        "/webhooks/secret/rotate".to_owned(),
+        format!("/webhooks/{id}/rotate"),
+        format!("/webhooks/deliveries/{}/redeliver", test["id"].as_str().unwrap()),
+    ] {
+        assert_eq!(gateway.post(&path, "").await.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
+    let removed = gateway.send(Method::DELETE, &format!("/webhooks/{id}"), &[], None).await;
+    assert_eq!(removed.status, StatusCode::SERVICE_UNAVAILABLE);
+    gateway.sql("ALTER TABLE away RENAME TO audit").await;
+    assert_eq!(gateway.get("/webhooks/secret").await.json(), before);
+    assert_eq!(gateway.get(&format!("/webhooks/{id}")).await.status, StatusCode::OK);
+    gateway.app.engine.run_until_idle().await.unwrap();
+    assert_eq!(sink.letters().len(), 1, "nothing was sent once more");
+    assert_eq!(gateway.get("/admin/audit").await.json()["data"], json!([]));
+    gateway.stop().await;
+}
+
 /// A9: a signed address opens what it was signed for, until then, and nothing else.
 #[rstest]
 #[tokio::test]
