@@ -4,8 +4,6 @@ import datetime
 import http.server
 import json
 import queue
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -13,7 +11,8 @@ import urllib.request
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-PATIENCE = 60
+from children import PATIENCE, free_port, running
+
 letters: "queue.Queue[tuple[str, dict, bytes]]" = queue.Queue()
 
 
@@ -26,12 +25,6 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def ask(base, method, path, body=None):
@@ -82,20 +75,14 @@ def main(easel):
     base = f"http://{listen}"
     with tempfile.TemporaryDirectory(prefix="easel-verify.") as folder:
         command = [easel, "demo", "--listen", listen, "--data-dir", folder]
-        gateway = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            # The greeting comes once it serves.
-            while f"{base}/docs" not in (line := gateway.stdout.readline()):
-                assert line, "the gateway did not start"
+        # The greeting comes once it serves.
+        with running(command, "Swagger UI"):
             own = ask(base, "GET", "/webhooks/secret")["secret"]
             verify(base, receiver, "/request", [own], stranger="whsec_" + "A" * 43 + "=")
             endpoint = ask(base, "POST", "/webhooks", {"url": f"{receiver}/registered"})
             verify(base, receiver, "/registered", [endpoint["secret"]], stranger=own)
             fresh = ask(base, "POST", f"/webhooks/{endpoint['id']}/rotate")["secret"]
             verify(base, receiver, "/registered", [fresh, endpoint["secret"]], stranger=own)
-        finally:
-            gateway.terminate()
-            gateway.wait(PATIENCE)
     print("webhooks verify with the Python library of the Standard Webhooks specification")
 
 

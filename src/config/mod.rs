@@ -8,6 +8,8 @@ mod disks;
 mod layers;
 mod metrics;
 mod origin;
+#[cfg(test)]
+mod page;
 mod provider;
 mod retention;
 mod secret;
