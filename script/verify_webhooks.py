@@ -4,6 +4,7 @@ import datetime
 import http.server
 import json
 import queue
+import random
 import socket
 import subprocess
 import sys
@@ -29,9 +30,15 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port below those that the system gives to outgoing connections: it stays free until the gateway has it."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def ask(base, method, path, body=None):
