@@ -17,6 +17,8 @@ mod figures;
 mod follower;
 mod lag;
 mod polls;
+#[path = "../chaos/postgres.rs"]
+mod postgres;
 #[path = "../chaos/process.rs"]
 #[expect(dead_code, reason = "shared with the chaos suite, which watches more of a child than this does")]
 mod process;
