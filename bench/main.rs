@@ -19,6 +19,8 @@ mod follower;
 mod growth;
 mod lag;
 mod polls;
+#[path = "../chaos/postgres.rs"]
+mod postgres;
 #[path = "../chaos/process.rs"]
 #[expect(dead_code, reason = "shared with the chaos suite, which watches more of a child than this does")]
 mod process;

@@ -6,20 +6,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 
 use crate::client::{Client, now_ms};
 use crate::figures::{Sample, Table};
+use crate::postgres::fresh;
 use crate::world::World;
 
 /// Measures it on databases of its own beside the one `postgres` names, and returns the tables.
 pub async fn run(easel: &Path, postgres: &str, tasks: usize, callers: usize) -> Result<String> {
-    let mut text = picked_up(easel, &fresh(postgres, 0).await?).await?;
+    let mut text = picked_up(easel, &fresh(postgres).await?).await?;
     let mut table =
         Table::new(&format!("Replicas on one Postgres: {tasks} tasks, {callers} callers, pictures at once"));
-    for (at, replicas) in [1, 2, 3, 3, 2, 1].into_iter().enumerate() {
-        let store = fresh(postgres, at + 1).await?;
+    for replicas in [1, 2, 3, 3, 2, 1] {
+        let store = fresh(postgres).await?;
         let (accepted, ended) = throughput(easel, &store, replicas, tasks, callers).await?;
         table.row(&format!("{replicas} gateway(s): accepted a second"), format!("{accepted:.0}"));
         table.row(&format!("{replicas} gateway(s): brought to their end a second"), format!("{ended:.0}"));
@@ -27,16 +27,6 @@ pub async fn run(easel: &Path, postgres: &str, tasks: usize, callers: usize) -> 
     text += "\n";
     text += &table.finish();
     Ok(text)
-}
-
-/// A new database beside the one `postgres` names.
-pub async fn fresh(postgres: &str, at: usize) -> Result<String> {
-    let name = format!("easel_bench_{}_{at}", std::process::id());
-    let mut conn = PgConnection::connect(postgres).await?;
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await?;
-    let mut url = url::Url::parse(postgres)?;
-    url.set_path(&name);
-    Ok(url.into())
 }
 
 /// From `POST /generate` at a gateway whose one place is taken to the provider's reception of what another one sends.

@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 
 use crate::client::Client;
 use crate::figures::{Sample, Table};
+use crate::postgres::fresh;
 use crate::process::{Process, free_port};
-use crate::replicas::fresh;
 use crate::watch::Watch;
 use crate::world::{KEY, World};
 use crate::wrk::{Ask, Load, cpu_seconds, script, script_numbered, script_over};
@@ -123,15 +123,15 @@ pub async fn run(easel: &Path, how: &How) -> Result<String> {
     stores.extend(how.postgres.as_deref().map(|postgres| ("Postgres", Some(postgres), 0.3, 0.6)));
     let title = format!("{CONNECTIONS} connections, {} turns of {} s each", how.rounds, how.seconds);
     let mut text = String::new();
-    for (number, (name, postgres, least, beyond)) in stores.into_iter().enumerate() {
+    for (name, postgres, least, beyond) in stores {
         let mut table = Table::new(&format!("{name}: {title}"));
         let store = match postgres {
-            Some(postgres) => Some(fresh(postgres, 100 + number).await?),
+            Some(postgres) => Some(fresh(postgres).await?),
             None => None,
         };
         accepts(easel, how, store.as_deref(), &mut table, (least, beyond)).await?;
         let store = match postgres {
-            Some(postgres) => Some(fresh(postgres, 200 + number).await?),
+            Some(postgres) => Some(fresh(postgres).await?),
             None => None,
         };
         whole(easel, how, store.as_deref(), &mut table, if postgres.is_some() { 1_000.0 } else { 1_500.0 })

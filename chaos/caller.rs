@@ -31,6 +31,8 @@ pub struct Caller {
 pub struct Refusal {
     /// When the request was sent.
     pub asked: Instant,
+    /// When its answer had come.
+    pub answered: Instant,
     /// The gateway that gave it.
     pub gateway: String,
     /// What was asked for.
@@ -96,7 +98,8 @@ impl Caller {
         let retry_after = response.headers().get("retry-after");
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
         if status.is_server_error() {
-            let refusal = Refusal { asked, gateway: gateway.clone(), path: path.to_owned(), status };
+            let (answered, gateway) = (Instant::now(), gateway.clone());
+            let refusal = Refusal { asked, answered, gateway, path: path.to_owned(), status };
             self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push(refusal);
         }
         let text = response.text().await?;

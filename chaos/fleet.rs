@@ -89,7 +89,7 @@ impl Fleet {
         let mut simulator = Process::start("the simulator", command, "Simulated providers at", &log)?;
         simulator.serving().await?;
         let store = match &plan.postgres {
-            Some(url) => crate::rows::fresh_postgres(url).await?,
+            Some(url) => crate::postgres::fresh(url).await?,
             None => format!("sqlite://{}/easel.db", folder.path().display()),
         };
         let ports = (0..plan.replicas).map(|_| free_port()).collect::<Result<Vec<_>>>()?;

@@ -25,6 +25,7 @@ mod network;
 mod ordeal;
 mod order;
 mod outage;
+mod postgres;
 mod process;
 mod proxy;
 mod report;

@@ -57,10 +57,11 @@ pub fn judge(turns: &[Turn], refusals: &[Refusal]) -> Finding {
     finding
 }
 
+/// A request may be sent a moment before the gateway is asked to stop, and refused a moment after.
 fn excused(turns: &[Turn], refusal: &Refusal) -> bool {
-    let draining = turns
-        .iter()
-        .any(|turn| turn.gateway == refusal.gateway && (turn.asked..=turn.serving).contains(&refusal.asked));
+    let draining = turns.iter().any(|turn| {
+        turn.gateway == refusal.gateway && refusal.asked <= turn.serving && turn.asked <= refusal.answered
+    });
     draining && refusal.status == StatusCode::SERVICE_UNAVAILABLE
 }
 
@@ -70,23 +71,27 @@ mod tests {
 
     #[test]
     fn only_a_gateway_that_is_being_stopped_may_refuse() {
-        let asked = Instant::now();
+        let begun = Instant::now();
         let second = Duration::from_secs(1);
         let turn = Turn {
             gateway: "http://a".into(),
-            asked,
-            serving: asked + 2 * second,
+            asked: begun + 2 * second,
+            serving: begun + 4 * second,
             drained: second,
             started: second,
         };
-        let violations = |gateway: &str, after: Duration, status: StatusCode| {
+        // Asked and answered so many seconds after the beginning.
+        let violations = |gateway: &str, [asked, answered]: [u32; 2], status: StatusCode| {
             let path = "/generate".to_owned();
-            let refusal = Refusal { asked: asked + after, gateway: gateway.into(), path, status };
+            let (asked, answered) = (begun + asked * second, begun + answered * second);
+            let refusal = Refusal { asked, answered, gateway: gateway.into(), path, status };
             judge(std::slice::from_ref(&turn), &[refusal]).violations.len()
         };
-        assert_eq!(violations("http://a", second, StatusCode::SERVICE_UNAVAILABLE), 0);
-        assert_eq!(violations("http://a", second, StatusCode::INTERNAL_SERVER_ERROR), 1);
-        assert_eq!(violations("http://a", 3 * second, StatusCode::SERVICE_UNAVAILABLE), 1);
-        assert_eq!(violations("http://b", second, StatusCode::SERVICE_UNAVAILABLE), 1);
+        assert_eq!(violations("http://a", [3, 3], StatusCode::SERVICE_UNAVAILABLE), 0);
+        assert_eq!(violations("http://a", [1, 3], StatusCode::SERVICE_UNAVAILABLE), 0);
+        assert_eq!(violations("http://a", [3, 3], StatusCode::INTERNAL_SERVER_ERROR), 1);
+        assert_eq!(violations("http://a", [0, 1], StatusCode::SERVICE_UNAVAILABLE), 1);
+        assert_eq!(violations("http://a", [5, 5], StatusCode::SERVICE_UNAVAILABLE), 1);
+        assert_eq!(violations("http://b", [3, 3], StatusCode::SERVICE_UNAVAILABLE), 1);
     }
 }

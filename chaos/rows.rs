@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, FromRow, PgPool, SqlitePool};
 
 /// A task's row.
 #[derive(Debug, Clone, Default, FromRow)]
@@ -269,14 +269,4 @@ impl Lock {
         }
         Ok(())
     }
-}
-
-/// A database of one's own on a Postgres server.
-pub async fn fresh_postgres(url: &str) -> Result<String> {
-    let name = format!("chaos_{}", fastrand::u64(..));
-    let mut admin = PgConnection::connect(url).await.context("Postgres does not answer")?;
-    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await?;
-    let mut url = url::Url::parse(url)?;
-    url.set_path(&name);
-    Ok(url.to_string())
 }

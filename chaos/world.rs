@@ -1,6 +1,7 @@
 //! Everything a checker judges, gathered from where it lies: ledger, journal, database, blob folder, logs.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
@@ -83,21 +84,28 @@ pub fn canary(text: &str) -> Option<&'static str> {
     CANARIES.into_iter().find(|canary| text.contains(canary))
 }
 
+/// Walks the folder, in which gateways may be at work: what goes meanwhile was never there.
 fn pictures(folder: &Path) -> Result<Pictures> {
     let mut found = Pictures::default();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
-        if !next.exists() {
-            continue;
-        }
-        for entry in std::fs::read_dir(next)? {
+        let entries = match std::fs::read_dir(&next) {
+            Err(gone) if gone.kind() == ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
                 folders.push(path);
             } else if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
-                found.files.insert(name, hex::encode(Sha256::digest(std::fs::read(&path)?)));
-            } else {
+                match std::fs::read(&path) {
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => {}
+                    bytes => {
+                        found.files.insert(name, hex::encode(Sha256::digest(bytes?)));
+                    }
+                }
+            } else if path.exists() {
                 found.temporary.push(path.strip_prefix(folder)?.display().to_string());
             }
         }

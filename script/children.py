@@ -1,6 +1,7 @@
 """Programs under test as children: started, waited for, ended. Shared by the scripts beside this file."""
 
 import contextlib
+import random
 import socket
 import subprocess
 import time
@@ -11,9 +12,15 @@ PATIENCE = 60
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port below those that the system gives to outgoing connections: it stays free until the child has it."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 @contextlib.contextmanager

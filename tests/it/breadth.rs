@@ -1,8 +1,6 @@
 //! Every operation on every route that offers it, end to end against the simulator, which refuses what the providers
 //! would refuse.
 
-use std::io::Cursor;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, StatusCode};
@@ -10,14 +8,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::harness::{Db, Gateway, OTHER_KEY};
-
-/// A picture of one colour.
-fn png(width: u32, height: u32, colour: [u8; 4]) -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    let picture = image::RgbaImage::from_pixel(width, height, image::Rgba(colour));
-    picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
+use crate::inputs::png;
 
 const PUBLIC: &str = "[server]\npublic_url = \"https://gateway.example\"\n";
 
@@ -31,8 +22,10 @@ async fn upload(gateway: &Gateway, bytes: Vec<u8>) -> String {
 #[tokio::test]
 async fn every_operation_on_every_route(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::configured(db, PUBLIC).await;
-    let (image, mask) =
-        (upload(&gateway, png(64, 64, [9, 9, 9, 255])).await, upload(&gateway, png(64, 64, [255; 4])).await);
+    let (image, mask) = (
+        upload(&gateway, png(64, 64, |_, _| [9, 9, 9, 255])).await,
+        upload(&gateway, png(64, 64, |_, _| [255; 4])).await,
+    );
     let url = json!({"url": "https://example.com/in.png"});
     let (file, mask) = (json!({"file_id": image}), json!({"file_id": mask}));
     let adv = "flux-dev-advanced";
@@ -167,7 +160,7 @@ async fn a_task_in_parts_can_be_called_off(#[values(Db::Sqlite, Db::Postgres)] d
 #[tokio::test]
 async fn files_come_in_three_ways_and_stay_their_tenants(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::start(db).await;
-    let bytes = png(32, 16, [1, 2, 3, 255]);
+    let bytes = png(32, 16, |_, _| [1, 2, 3, 255]);
     let raw = upload(&gateway, bytes.clone()).await;
     let described = gateway.get(&format!("/files/{raw}")).await.json();
     assert_eq!(
@@ -250,13 +243,13 @@ async fn what_providers_cannot_fetch_is_refused_before_it_is_bought(
     #[values(Db::Sqlite, Db::Postgres)] db: Db,
 ) {
     let gateway = Gateway::start(db).await;
-    let file = upload(&gateway, png(64, 64, [0, 0, 0, 255])).await;
+    let file = upload(&gateway, png(64, 64, |_, _| [0, 0, 0, 255])).await;
     let body = json!({"prompt": "x", "model": "flux-dev-advanced", "operation": "variation", "images": [{"file_id": file}]});
     let answer = gateway.post("/generate", &body.to_string()).await;
     assert_eq!((answer.status.as_u16(), answer.json()["code"].as_str()), (422, Some("unservable")));
     assert!(answer.json()["errors"][0]["detail"].as_str().unwrap().contains("public_url"));
     // A mask of another size ends the task before anything is sent.
-    let mask = upload(&gateway, png(32, 32, [255; 4])).await;
+    let mask = upload(&gateway, png(32, 32, |_, _| [255; 4])).await;
     let body = json!({"prompt": "x", "model": "gpt-image-1", "images": [{"file_id": file}], "mask": {"file_id": mask}});
     let task = gateway.run(&body.to_string()).await;
     assert_eq!(

@@ -38,7 +38,7 @@ async fn an_idle_replica_takes_what_another_was_handed() {
     idle.app.engine.start();
     let task = gateway.generate(r#"{"prompt":"a cat","model":"gpt-4o-image"}"#).await;
     let id = task["id"].as_str().unwrap();
-    let waiting = client().get(format!("{}/tasks/{id}?wait=30", idle.url)).bearer_auth(KEY).send();
+    let waiting = client().get(format!("{}/tasks/{id}?wait=60", idle.url)).bearer_auth(KEY).send();
     let ended: Value = waiting.await.unwrap().json().await.unwrap();
     assert_eq!((ended["status"].as_str(), gateway.receptions()), (Some("succeeded"), 1), "{ended}");
     idle.stop().await;

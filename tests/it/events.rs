@@ -1,13 +1,11 @@
 //! A task's events as a stream: from the first moment to the last, again after a break, and by every replica.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Gateway, KEY, OTHER_KEY, client};
+use crate::harness::{Db, Gateway, KEY, OTHER_KEY, PATIENCE, client};
 
 const BODY: &str = r#"{"prompt":"a little cat","model":"flux-schnell","size":"64x64"}"#;
 
@@ -49,7 +47,7 @@ impl Stream {
                 self.buffer = rest.to_owned();
                 return Some(heard);
             }
-            let piece = tokio::time::timeout(Duration::from_secs(20), self.response.chunk()).await;
+            let piece = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
             let Some(piece) = piece.expect("something is said").unwrap() else {
                 assert_eq!(self.buffer, "");
                 return None;
@@ -244,7 +242,7 @@ async fn a_replica_tells_of_what_another_does() {
     let id = task["id"].as_str().unwrap();
     let mut stream = Stream::open(&replica.url, id, None).await;
     assert_eq!(names(&[stream.next().await.unwrap()]), ["task.queued"]);
-    let waiting = client().get(format!("{}/tasks/{id}?wait=30", replica.url)).bearer_auth(KEY).send();
+    let waiting = client().get(format!("{}/tasks/{id}?wait=60", replica.url)).bearer_auth(KEY).send();
     let (waited, settled) = tokio::join!(waiting, gateway.settle(id));
     assert_eq!(settled["status"], "succeeded");
     let waited: Value = waited.unwrap().json().await.unwrap();
@@ -257,11 +255,12 @@ async fn a_replica_tells_of_what_another_does() {
         register.header("content-type", "application/json").body(json!({"url": sink.url}).to_string());
     assert_eq!(register.send().await.unwrap().status(), StatusCode::CREATED);
     // The news takes a moment: of tasks that end after it has come, each is told.
-    for _ in 0..50 {
-        if sink.letters().is_empty() {
+    let told = async {
+        while sink.letters().is_empty() {
             gateway.run(BODY).await;
         }
-    }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the endpoint is heard of");
     assert_eq!(sink.wait_for(1).await[0].event(), "task.succeeded");
     replica.stop().await;
     gateway.stop().await;

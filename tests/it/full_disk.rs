@@ -4,13 +4,13 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, client};
+use crate::harness::{KEY, PATIENCE, client};
 use crate::process::{Running, easel, free_port, write};
 use crate::sink::{Act, Sink};
 use crate::stage::configuration;
@@ -63,9 +63,8 @@ async fn a_full_disk_never_answers_202_and_loses_nothing() {
     let at = folder.path();
     let (sim, gateway) = (free_port().await, free_port().await);
     let ledger = at.join("ledger.jsonl").display().to_string();
-    let mut simulator =
-        easel(&["simulate", "--listen", &sim, "--ledger", &ledger, "--time-scale", "0.2"], at);
-    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let simulate = ["simulate", "--listen", &sim, "--ledger", &ledger, "--time-scale", "0.2"];
+    let _simulator = Running::simulator(easel(&simulate, at));
     let disk = at.join("disk");
     std::fs::create_dir(&disk).unwrap();
     let store = format!("sqlite://{}/easel.db", disk.display());
@@ -82,12 +81,12 @@ async fn a_full_disk_never_answers_202_and_loses_nothing() {
     let filler = inside.join("filler");
 
     // Paid for before the disk is full, and done while it is.
-    let (status, first) = generate(&gateway, "first", "a cat [[sim: time=5]]").await;
+    let (status, first) = generate(&gateway, "first", "a cat [[sim: time=15]]").await;
     assert_eq!(status, StatusCode::ACCEPTED);
     let mut accepted = vec![first["id"].as_str().unwrap().to_owned()];
     let begun = Instant::now();
     while task(&gateway, &accepted[0], "").await["phase"] != "generating" {
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(begun.elapsed() < PATIENCE);
     }
     fill(&filler);
     // What the log has room for is still durable; then it is honest about what is not.
@@ -124,7 +123,7 @@ async fn a_full_disk_never_answers_202_and_loses_nothing() {
                 accepted.push(body["id"].as_str().unwrap().to_owned());
                 break;
             }
-            assert!(freed.elapsed() < Duration::from_secs(10), "{status} {body}");
+            assert!(freed.elapsed() < PATIENCE, "{status} {body}");
         }
     }
     for id in &accepted {
@@ -146,8 +145,7 @@ async fn the_environment_s_proxies_are_ignored() {
     let at = folder.path();
     let trap = Trap::set().await;
     let (sim, gateway) = (free_port().await, free_port().await);
-    let mut simulator = easel(&["simulate", "--listen", &sim, "--time-scale", "0"], at);
-    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let _simulator = Running::simulator(easel(&["simulate", "--listen", &sim, "--time-scale", "0"], at));
     let store = format!("sqlite://{}/easel.db", at.display());
     let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
     let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
@@ -160,7 +158,7 @@ async fn the_environment_s_proxies_are_ignored() {
     let body =
         json!({"prompt": "a cat", "model": "flux-schnell", "size": "64x64", "webhook": {"url": sink.url}});
     let request = client().post(format!("http://{gateway}/generate")).bearer_auth(KEY);
-    let request = request.header("content-type", "application/json").header("prefer", "wait=30");
+    let request = request.header("content-type", "application/json").header("prefer", "wait=60");
     let task: Value = request.body(body.to_string()).send().await.unwrap().json().await.unwrap();
     assert_eq!(task["status"], "succeeded", "{task}");
     sink.wait_for(1).await;

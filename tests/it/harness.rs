@@ -22,6 +22,8 @@ pub use crate::rows::fresh_postgres;
 use crate::rows::store_url;
 use crate::stage::{ONLY, configuration};
 
+/// How long a test waits for what is sure to come: only what hangs meets it.
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// A key that opens every test gateway.
 pub const KEY: &str = "easel_test_0123456789abcdef";
 /// The key of another tenant.

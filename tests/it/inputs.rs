@@ -11,7 +11,8 @@ use crate::harness::{Db, Gateway, ITSELF, client};
 use crate::hostile_pictures::host;
 use crate::recorder::Recorder;
 
-fn png(width: u32, height: u32, paint: impl Fn(u32, u32) -> [u8; 4]) -> Vec<u8> {
+/// A painted PNG.
+pub fn png(width: u32, height: u32, paint: impl Fn(u32, u32) -> [u8; 4]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let picture = image::RgbaImage::from_fn(width, height, |x, y| image::Rgba(paint(x, y)));
     picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();

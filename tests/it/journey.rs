@@ -60,9 +60,9 @@ async fn images_go_in_by_flux_and_by_chat(#[values(Db::Sqlite, Db::Postgres)] db
 async fn a_waiting_caller_gets_the_picture_in_one_answer(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::live(db).await;
     let body = r#"{"prompt":"a little cat","model":"flux-schnell","size":"64x64"}"#;
-    let answer = gateway.send(Method::POST, "/generate", &[("prefer", "wait=30")], Some(body)).await;
+    let answer = gateway.send(Method::POST, "/generate", &[("prefer", "wait=60")], Some(body)).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.json());
-    assert_eq!(answer.header("preference-applied"), Some("wait=30"));
+    assert_eq!(answer.header("preference-applied"), Some("wait=60"));
     assert_eq!(answer.json()["status"], "succeeded");
     assert_eq!(answer.json()["cost"]["actual_usd"], "0.0015");
     assert_eq!(answer.json()["cost"]["billed"], "yes");

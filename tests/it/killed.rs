@@ -1,16 +1,13 @@
 //! The real program, killed while a picture is on its way into the store: started again it has the picture, to the byte, and
 //! has bought nothing twice.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use easel::domain::secret::sha256_hex;
 use reqwest::StatusCode;
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::bucket::{Bucket, Shelf, files};
-use crate::harness::{KEY, client};
+use crate::harness::{KEY, PATIENCE, client};
 use crate::process::{Running, easel, free_port, write};
 use crate::stage::configuration;
 
@@ -27,8 +24,8 @@ async fn killed_while_saving_it_has_the_picture_and_pays_once(
     let bucket = if shelf == Shelf::Bucket { Some(Bucket::start().await) } else { None };
     let (sim, gateway) = (free_port().await, free_port().await);
     let ledger = at.join("ledger.jsonl").display().to_string();
-    let mut simulator = easel(&["simulate", "--listen", &sim, "--ledger", &ledger, "--time-scale", "0"], at);
-    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let simulate = ["simulate", "--listen", &sim, "--ledger", &ledger, "--time-scale", "0"];
+    let _simulator = Running::simulator(easel(&simulate, at));
     let store = format!("sqlite://{}/easel.db", at.display());
     let section = bucket.as_ref().map(Bucket::section).unwrap_or_default();
     let more = format!("{section}[log]\nlevel = \"easel=info\"\n");
@@ -38,7 +35,7 @@ async fn killed_while_saving_it_has_the_picture_and_pays_once(
     let running = start();
 
     // The first download is given slowly: 12 MiB, of which a part is in the store when the process dies.
-    let slow = json!({"on": "files", "times": 1, "do": {"file_slow": 6 * MIB}});
+    let slow = json!({"on": "files", "times": 1, "do": {"file_slow": MIB}});
     let rules = client().post(format!("http://{sim}/_sim/rules")).header("content-type", "application/json");
     assert!(rules.body(slow.to_string()).send().await.unwrap().status().is_success());
     let prompt = format!("a little cat [[sim: file_bytes={}]]", 12 * MIB);
@@ -61,7 +58,7 @@ async fn killed_while_saving_it_has_the_picture_and_pays_once(
             assert!(task["finished_at"].is_null(), "{task}");
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), half_way).await.expect("a part of it is in the store");
+    tokio::time::timeout(PATIENCE, half_way).await.expect("a part of it is in the store");
     running.kill();
 
     let _running = start();

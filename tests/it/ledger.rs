@@ -3,9 +3,10 @@
 use reqwest::Method;
 use rstest::rstest;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, SqliteConnection};
+use sqlx::FromRow;
 
 use crate::harness::{Db, Gateway, ITSELF};
+use crate::rows::rows;
 
 /// A line of the ledger, as it lies in the database.
 #[derive(Debug, Clone, FromRow)]
@@ -24,24 +25,6 @@ pub struct Line {
 impl Line {
     fn money(&self) -> [i64; 3] {
         [self.reserved, self.unresolved, self.settled]
-    }
-}
-
-/// Rows of the gateway's database, read beside it.
-pub async fn rows<T>(gateway: &Gateway, sql: &str) -> Vec<T>
-where
-    T: Send
-        + Unpin
-        + for<'r> FromRow<'r, sqlx::sqlite::SqliteRow>
-        + for<'r> FromRow<'r, sqlx::postgres::PgRow>,
-{
-    let (url, sql) = (&gateway.config.store.url, AssertSqlSafe(sql.to_owned()));
-    if url.starts_with("postgres") {
-        let mut conn = PgConnection::connect(url).await.unwrap();
-        sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap()
-    } else {
-        let mut conn = SqliteConnection::connect(url).await.unwrap();
-        sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap()
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Db, Gateway, KEY, OTHER_KEY, client};
+use crate::harness::{Answer, Db, Gateway, KEY, OTHER_KEY, PATIENCE, client};
 use crate::keys::{knock, make};
 
 const BODY: &str = r#"{"prompt":"x","model":"flux-schnell","size":"64x64"}"#;
@@ -239,7 +239,7 @@ async fn guesses_are_bounded_and_lock_nobody_out(#[values(Db::Sqlite, Db::Postgr
     gateway.sql("DELETE FROM api_keys WHERE name = 'gone'").await;
     gateway.sql("UPDATE key_changes SET count = count + 1").await;
     let unknown = async { while knock(&gateway, &gone).await != 401 {} };
-    tokio::time::timeout(Duration::from_secs(5), unknown).await.expect("it is not known any more");
+    tokio::time::timeout(PATIENCE, unknown).await.expect("it is not known any more");
     // The key's id and check sum, and another secret.
     let guess = easel::domain::key_text::KeyText::fresh_for(id.parse().unwrap()).text;
     let mut counts = [0, 0];

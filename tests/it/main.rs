@@ -29,6 +29,7 @@ mod lanes;
 mod late;
 mod ledger;
 mod limits;
+mod line;
 mod load;
 mod operators;
 mod outbound;

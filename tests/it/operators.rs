@@ -29,7 +29,7 @@ async fn a_backup_is_made_while_it_runs_and_can_be_started_from() {
     let (sim, gateway) = (free_port().await, free_port().await);
     let ledger = at.join("ledger.jsonl").display().to_string();
     let simulate = ["simulate", "--listen", &sim, "--time-scale", "0", "--ledger", &ledger];
-    let _simulator = Running::silent(easel(&simulate, at));
+    let _simulator = Running::simulator(easel(&simulate, at));
     let store = format!("sqlite://{}/easel.db", at.display());
     let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
     let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
@@ -37,7 +37,7 @@ async fn a_backup_is_made_while_it_runs_and_can_be_started_from() {
     let submit = async |prompt: &str| {
         let body = format!(r#"{{"prompt":"{prompt}","model":"flux-schnell","size":"64x64"}}"#);
         let request = client().post(format!("http://{gateway}/generate")).bearer_auth(KEY).body(body);
-        let request = request.header("content-type", "application/json").header("prefer", "wait=20");
+        let request = request.header("content-type", "application/json").header("prefer", "wait=60");
         request.send().await.unwrap().json::<Value>().await.unwrap()
     };
     let before = submit("before").await;

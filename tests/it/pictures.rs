@@ -14,9 +14,10 @@ use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::bucket::{ACCESS_KEY, Bucket, SECRET_KEY, Shelf, Shelved};
-use crate::harness::{Db, OTHER_KEY, client};
+use crate::harness::{Db, OTHER_KEY, PATIENCE, client};
 
 const MIB: usize = 1024 * 1024;
 
@@ -170,6 +171,19 @@ async fn open(bucket: &Bucket, secret: &str) -> Result<Blobs, easel::blobs::Blob
     Blobs::open(place).await
 }
 
+/// Writes until the first part has come, after which nothing more does.
+async fn stalls(bucket: &Bucket, writing: impl Future<Output: std::fmt::Debug>) {
+    let part = async {
+        while bucket.parts() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        ended = writing => panic!("it cannot end: {ended:?}"),
+        part = timeout(PATIENCE, part) => part.expect("a part comes"),
+    }
+}
+
 /// What a killed process leaves in a bucket is found by its note and cleared away; what is being written is left alone.
 #[tokio::test]
 async fn what_was_half_written_to_a_bucket_is_cleared_away() {
@@ -181,12 +195,7 @@ async fn what_was_half_written_to_a_bucket_is_cleared_away() {
     let cut: Vec<Result<Bytes, FetchError>> = vec![Ok(picture), Ok(more)];
     let stalled = futures_util::stream::iter(cut).chain(futures_util::stream::pending());
     let mut writing = Box::pin(blobs.put_stream(stalled));
-    while bucket.parts() == 0 {
-        tokio::select! {
-            _ = &mut writing => panic!("it cannot end"),
-            () = tokio::task::yield_now() => {}
-        }
-    }
+    stalls(&bucket, &mut writing).await;
     // Nothing of it runs any more, not even what gives up an upload.
     std::mem::forget(writing);
     let incoming = |objects: Vec<(String, u64)>| {
@@ -229,16 +238,14 @@ async fn an_upload_that_breaks_off_is_given_up() {
     assert_eq!((bucket.objects(), bucket.parts()), (vec![], 0));
     let stalled = futures_util::stream::iter([Ok(picture)]).chain(futures_util::stream::pending());
     let mut writing = Box::pin(blobs.put_stream(stalled));
-    while bucket.parts() == 0 {
-        tokio::select! {
-            _ = &mut writing => panic!("it cannot end"),
-            () = tokio::task::yield_now() => {}
-        }
-    }
+    stalls(&bucket, &mut writing).await;
     drop(writing);
-    while !bucket.objects().is_empty() || bucket.parts() > 0 {
-        tokio::task::yield_now().await;
-    }
+    let cleared = async {
+        while !bucket.objects().is_empty() || bucket.parts() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, cleared).await.expect("nothing is left");
 }
 
 #[rstest]

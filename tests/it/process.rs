@@ -1,15 +1,18 @@
 //! The real program: what it says when it cannot start, and that being killed loses nothing and buys nothing twice.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::Instant;
 
 use reqwest::StatusCode;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::timeout;
 
-use crate::harness::{KEY, client, listen};
+use crate::harness::{KEY, PATIENCE, client, listen};
 use crate::sink::{Act, Sink};
 use crate::stage::configuration;
 
@@ -35,21 +38,26 @@ pub fn refuses(output: &Output, expected: &str) {
 pub struct Running(pub Child);
 
 impl Running {
-    /// Starts and waits for a line of its standard output or error that contains `sign`.
+    /// Starts and waits for a line of its standard error that contains `sign`.
     pub fn start(mut command: Command, sign: &str) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let running = Self(child);
-        let mut lines = lines.map_while(Result::ok);
+        let said = child.stderr.take().unwrap();
+        Self(child).once_it_says(sign, said)
+    }
+
+    /// Starts `easel simulate` and waits until it serves.
+    pub fn simulator(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let said = child.stdout.take().unwrap();
+        Self(child).once_it_says("Simulated providers at", said)
+    }
+
+    fn once_it_says(self, sign: &str, said: impl Read + Send + 'static) -> Self {
+        let mut lines = BufReader::new(said).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.contains(sign)), "the program ended without saying {sign:?}");
         // Keep reading, so that it never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        running
-    }
-
-    /// Starts what says nothing on standard error.
-    pub fn silent(mut command: Command) -> Self {
-        Self(command.stdout(Stdio::null()).spawn().unwrap())
+        self
     }
 
     pub fn kill(mut self) {
@@ -124,8 +132,7 @@ async fn killed_and_started_again_it_finishes_and_pays_once() {
     let (sim, gateway) = (free_port().await, free_port().await);
     let ledger = at.join("ledger.jsonl").display().to_string();
     let simulate = ["simulate", "--listen", &sim, "--ledger", &ledger, "--time-scale", "0.2"];
-    let mut simulator = easel(&simulate, at);
-    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let _simulator = Running::simulator(easel(&simulate, at));
     let store = format!("sqlite://{}/easel.db", at.display());
     let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
     let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
@@ -153,12 +160,12 @@ async fn killed_and_started_again_it_finishes_and_pays_once() {
             return;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), generating()).await.unwrap();
+    timeout(PATIENCE, generating()).await.unwrap();
     running.kill();
 
     let _running = start();
     // A new client: the old one still holds a connection to the process that was killed.
-    let waited = client().get(format!("{url}?wait=30")).bearer_auth(KEY).send().await.unwrap();
+    let waited = client().get(format!("{url}?wait=60")).bearer_auth(KEY).send().await.unwrap();
     let task: Value = waited.json().await.unwrap();
     assert_eq!(task["status"], "succeeded", "{task}");
     let lines = std::fs::read_to_string(&ledger).unwrap();
@@ -171,8 +178,7 @@ async fn killed_while_a_webhook_is_on_its_way_it_sends_it_again() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let (sim, gateway) = (free_port().await, free_port().await);
-    let mut simulator = easel(&["simulate", "--listen", &sim, "--time-scale", "0"], at);
-    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let _simulator = Running::simulator(easel(&["simulate", "--listen", &sim, "--time-scale", "0"], at));
     let store = format!("sqlite://{}/easel.db", at.display());
     let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
     let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
@@ -199,8 +205,7 @@ async fn told_to_stop_it_finishes_what_is_paid_for_and_told_twice_it_stops_at_on
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let (sim, gateway) = (free_port().await, free_port().await);
-    let mut simulator = easel(&["simulate", "--listen", &sim], at);
-    let _simulator = Running(simulator.stdout(Stdio::null()).spawn().unwrap());
+    let _simulator = Running::simulator(easel(&["simulate", "--listen", &sim], at));
     let store = format!("sqlite://{}/easel.db", at.display());
     let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
     let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
@@ -224,8 +229,8 @@ async fn told_to_stop_it_finishes_what_is_paid_for_and_told_twice_it_stops_at_on
     let submitting = async |id: &str| while phase(id).await != "submitting" {};
 
     let mut running = start();
-    let id = submit(2).await;
-    tokio::time::timeout(Duration::from_secs(20), submitting(&id)).await.unwrap();
+    let id = submit(10).await;
+    timeout(PATIENCE, submitting(&id)).await.unwrap();
     signal(&running);
     assert!(running.0.wait().unwrap().success(), "a clean stop is exit 0");
     // The paid call was heard to its end before the process ended: its handle is known.
@@ -233,16 +238,30 @@ async fn told_to_stop_it_finishes_what_is_paid_for_and_told_twice_it_stops_at_on
     assert!(matches!(phase(&id).await.as_str(), Some("generating" | "saving") | None), "not reconciling");
 
     let id = submit(60).await;
-    tokio::time::timeout(Duration::from_secs(20), submitting(&id)).await.unwrap();
+    timeout(PATIENCE, submitting(&id)).await.unwrap();
     signal(&running);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while running.0.try_wait().unwrap().is_none() {
         signal(&running);
-        assert!(begun.elapsed() < Duration::from_secs(30), "told again and again, it does not stop");
+        assert!(begun.elapsed() < PATIENCE, "told again and again, it does not stop");
         tokio::task::yield_now().await;
     }
 }
 
+/// An address to listen on, below the ports that the system gives to outgoing connections: it stays free until it is used.
 pub async fn free_port() -> String {
-    listen().await.local_addr().unwrap().to_string()
+    loop {
+        let at = format!("127.0.0.1:{}", fastrand::u16(10_000..32_000));
+        if TcpListener::bind(&at).await.is_ok() {
+            return at;
+        }
+    }
+}
+
+/// An address of its own where every connection is refused, until the socket is told to listen.
+pub fn refusing() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let at = socket.local_addr().unwrap();
+    (socket, at)
 }

@@ -8,8 +8,9 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::harness::{Db, Gateway, ITSELF};
-use crate::ledger::{Line, lines, rows, sum};
+use crate::ledger::{Line, lines, sum};
 use crate::retries::{ACCEPTED, REFUSED, UNKNOWN};
+use crate::rows::rows;
 
 const RICH: &str = "easel_rich_0123456789abcdef";
 /// Tasks that are open at once.
@@ -53,7 +54,7 @@ fn task(random: &mut fastrand::Rng, token: &str) -> Value {
 }
 
 /// Lets everything come to its end.
-async fn settle(gateway: &Gateway) {
+pub async fn settle(gateway: &Gateway) {
     loop {
         gateway.app.engine.run_until_idle().await.unwrap();
         gateway.simulator.ring().await;

@@ -1,15 +1,16 @@
 //! The configuration, read again while the gateway runs: what takes effect, what waits, and that a wrong one changes
 //! nothing.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Gateway, KEY, OTHER_KEY};
+use crate::harness::{Db, Gateway, KEY, OTHER_KEY, PATIENCE};
 use crate::keys::{knock, make};
+use crate::process::{Running, easel, free_port};
 
 /// Changes the gateway's own configuration file.
 fn edit(gateway: &Gateway, change: impl FnOnce(String) -> String) {
@@ -142,12 +143,12 @@ async fn a_call_under_way_keeps_its_key() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), sent).await.expect("it is sent");
+    tokio::time::timeout(PATIENCE, sent).await.expect("it is sent");
     edit(&gateway, |text| text.replace("upstream-key-0123456789", "another-key-0123456789"));
     let told = reload(&gateway).await;
     assert_eq!(told["needs_restart"], json!([]));
     let id = task["id"].as_str().unwrap();
-    let ended = gateway.send(Method::GET, &format!("/tasks/{id}?wait=30"), &[], None).await.json();
+    let ended = gateway.send(Method::GET, &format!("/tasks/{id}?wait=60"), &[], None).await.json();
     assert_eq!((&ended["status"], gateway.receptions()), (&json!("succeeded"), 1), "{ended}");
     gateway.stop().await;
 }
@@ -157,7 +158,7 @@ async fn a_call_under_way_keeps_its_key() {
 async fn a_hangup_reads_the_configuration_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite://{}/easel.db", folder.path().display());
-    let address = crate::harness::listen().await.local_addr().unwrap();
+    let address = free_port().await;
     let text = crate::stage::configuration(&store, "http://127.0.0.1:9", &folder, "");
     let file = folder.path().join("easel.toml");
     let write = |level: &str, key: &str| {
@@ -169,26 +170,24 @@ async fn a_hangup_reads_the_configuration_again() {
         .unwrap();
     };
     write("easel=info", OTHER_KEY);
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_easel"));
-    serve.args(["serve", "--config"]).arg(&file).env_clear().stdout(Stdio::null());
+    let mut serve = easel(&["serve", "--config", "easel.toml"], folder.path());
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
-    let mut child = serve.stderr(log).spawn().unwrap();
-    let said = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let running = Running(serve.stderr(log).spawn().unwrap());
+    // It may be in the middle of a line, and of a letter.
+    let said = || String::from_utf8_lossy(&std::fs::read(folder.path().join("log")).unwrap()).into_owned();
     let says = async |what: &str| {
         let saying = async {
             while !said().contains(what) {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), saying)
-            .await
-            .unwrap_or_else(|_| panic!("{what}: {}", said()));
+        tokio::time::timeout(PATIENCE, saying).await.unwrap_or_else(|_| panic!("{what}: {}", said()));
     };
     says("easel is serving").await;
     assert!(!said().contains("answered"));
     let fresh = "easel_fresh_0123456789abcdef";
     write("easel=debug", fresh);
-    let id = child.id().to_string();
+    let id = running.0.id().to_string();
     assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
     says("the configuration was read again").await;
     let http = crate::harness::client();
@@ -217,7 +216,7 @@ async fn a_hangup_reads_the_configuration_again() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), more).await.expect("debug is still on");
+    tokio::time::timeout(PATIENCE, more).await.expect("debug is still on");
     let entries = http.get(format!("http://{address}/admin/audit?act=log.level")).bearer_auth(KEY);
     let entries: Value = entries.send().await.unwrap().json().await.unwrap();
     let entries = entries["data"].as_array().unwrap();
@@ -226,6 +225,5 @@ async fn a_hangup_reads_the_configuration_again() {
         (&entries[0]["subject"], &entries[0]["key"], &entries[0]["details"]),
         (&json!("log"), &json!("test"), &json!({"level": "easel=debug"}))
     );
-    child.kill().unwrap();
-    child.wait().unwrap();
+    running.kill();
 }

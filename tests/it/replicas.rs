@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Gateway, KEY, Served, client};
+use crate::harness::{Db, Gateway, KEY, PATIENCE, Served, client};
 use crate::sink::{Act, Sink};
 
 const FLUX: &str = "piapi_flux/Qubico/flux1-schnell";
@@ -100,7 +100,7 @@ async fn one_takes_it_in_another_works_on_it_and_a_third_tells_of_it() {
     let task: Value = post(a, body("a cat [[sim: time=5]]", FLUX)).await.json().await.unwrap();
     let id = task["id"].as_str().unwrap().to_owned();
     let following = told(c, &id);
-    let path = format!("/tasks/{id}?wait=30");
+    let path = format!("/tasks/{id}?wait=60");
     let waiting = get(c, &path);
     let working = async {
         for _ in 0..100 {
@@ -251,7 +251,7 @@ async fn a_circuit_that_one_gateway_opened_is_open_for_all_and_one_probe_closes_
 async fn what_a_frozen_gateway_alone_was_told_is_kept(#[values("gpt-4o-image", "gpt-image-1")] model: &str) {
     let three = Three::start("").await;
     let [a, b, _] = three.urls();
-    let mut order = json!({"prompt": "a cat [[sim: delay=4 picture=64x64]]", "model": model});
+    let mut order = json!({"prompt": "a cat [[sim: delay=15 picture=64x64]]", "model": model});
     if model == "gpt-image-1" {
         order["size"] = json!("1024x1024");
         order["quality"] = json!("low");
@@ -259,9 +259,12 @@ async fn what_a_frozen_gateway_alone_was_told_is_kept(#[values("gpt-4o-image", "
     let task: Value = post(a, order.to_string()).await.json().await.unwrap();
     let id = task["id"].as_str().unwrap().to_owned();
     let elsewhere = async {
-        while three.first.receptions() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let received = async {
+            while three.first.receptions() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, received).await.expect("it is sent");
         // Nobody extends the first one's lease, which is what being frozen comes to.
         three.first.clock.advance(Duration::from_secs(61));
         three.others[0].app.engine.run_until_idle().await.unwrap();

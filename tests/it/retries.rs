@@ -7,7 +7,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::harness::{Db, Gateway};
+use crate::harness::{Db, Gateway, PATIENCE};
 
 const FLUX: &str = "piapi_flux/Qubico/flux1-schnell";
 const CHAT: &str = "gpt-4o-image";
@@ -284,14 +284,16 @@ async fn nothing_is_sent_before_its_intent_is_written(#[values(Db::Sqlite, Db::P
     let _ = timeout(Duration::from_secs(1), engine.run_until_idle()).await;
     assert_eq!(gateway.receptions(), 0);
     gateway.sql(allow).await;
-    let sent = timeout(Duration::from_secs(30), async {
-        while gateway.receptions() == 0 {
+    let id = id.as_str().unwrap();
+    let sent = timeout(PATIENCE, async {
+        while matches!(gateway.task(id).await["phase"].as_str(), Some("waiting" | "submitting")) {
             let _ = engine.run_until_idle().await;
             tokio::task::yield_now().await;
         }
     });
     sent.await.expect("it is sent once it is written");
-    let task = gateway.settle(id.as_str().unwrap()).await;
+    assert_eq!(gateway.receptions(), 1);
+    let task = gateway.settle(id).await;
     assert_eq!((task["status"].as_str(), gateway.receptions()), (Some("succeeded"), 1), "{task}");
     gateway.stop().await;
 }

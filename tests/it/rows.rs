@@ -1,5 +1,8 @@
 //! The gateway's database: a fresh one for each test, and what is in it, seen beside the gateway.
 
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::harness::{Db, Gateway};
@@ -7,28 +10,34 @@ use crate::harness::{Db, Gateway};
 impl Gateway {
     /// Runs a statement on the gateway's database, beside it.
     pub async fn sql(&self, statement: &'static str) {
-        use sqlx::Connection;
         let url = self.store_url();
         if url.starts_with("postgres") {
-            let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
+            let mut conn = PgConnection::connect(url).await.unwrap();
             sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
         } else {
-            let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();
+            let mut conn = SqliteConnection::connect(url).await.unwrap();
             sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();
         }
     }
 
     /// What a query for one text column finds in the gateway's database.
-    pub async fn texts(&self, query: &'static str) -> Vec<String> {
-        use sqlx::Connection;
-        let url = self.store_url();
-        if url.starts_with("postgres") {
-            let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
-            sqlx::query_scalar(query).fetch_all(&mut conn).await.unwrap()
-        } else {
-            let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();
-            sqlx::query_scalar(query).fetch_all(&mut conn).await.unwrap()
-        }
+    pub async fn texts(&self, query: &str) -> Vec<String> {
+        rows::<(String,)>(self, query).await.into_iter().map(|(text,)| text).collect()
+    }
+}
+
+/// Rows of the gateway's database, read beside it.
+pub async fn rows<T>(gateway: &Gateway, sql: &str) -> Vec<T>
+where
+    T: Send + Unpin + for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow>,
+{
+    let (url, sql) = (gateway.store_url(), AssertSqlSafe(sql.to_owned()));
+    if url.starts_with("postgres") {
+        let mut conn = PgConnection::connect(url).await.unwrap();
+        sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap()
+    } else {
+        let mut conn = SqliteConnection::connect(url).await.unwrap();
+        sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap()
     }
 }
 
@@ -47,9 +56,8 @@ pub async fn fresh_postgres() -> String {
         "TEST_POSTGRES_URL is not set: run script/test, which brings a Postgres of its own. A suite that quietly skips a database is a defect.",
     );
     let name = format!("easel_{}", easel::domain::secret::token());
-    let mut admin =
-        <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.expect("TEST_POSTGRES_URL answers");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+    let mut admin = PgConnection::connect(&url).await.expect("TEST_POSTGRES_URL answers");
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
     let mut url = url::Url::parse(&url).unwrap();
     url.set_path(&name);
     url.to_string()

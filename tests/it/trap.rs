@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use easel::net::Lookup;
 use tokio::net::TcpListener;
 
+use crate::harness::PATIENCE;
+
 /// Listens on loopback, both families, and counts who comes.
 pub struct Trap {
     pub port: u16,
@@ -39,9 +41,12 @@ impl Trap {
         let trap = Self { port, caught };
         // It works: what comes is counted.
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        while trap.caught.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await;
-        }
+        let counted = async {
+            while trap.caught.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted).await.expect("it counts");
         trap.caught.store(0, Ordering::SeqCst);
         trap
     }

@@ -52,7 +52,7 @@ async fn nothing_an_upstream_says_costs_twice(#[values(Db::Sqlite, Db::Postgres)
 #[rstest]
 #[tokio::test]
 async fn an_answer_that_never_comes_is_an_unknown_outcome(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let provider = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\ntimeout_s = 1\n";
+    let provider = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\ntimeout_s = 5\n";
     let gateway = Gateway::only(db, provider).await;
     let body = json!({"prompt": "a cat [[sim: hang]]", "model": FLUX, "size": "64x64"});
     let task = gateway.run(&body.to_string()).await;

