@@ -143,8 +143,7 @@ async fn the_original_of_a_converted_picture_goes(
 ) {
     let shelved = Shelved::start(db, Shelf::Folder, "").await;
     let gateway = &shelved.gateway;
-    let body =
-        json!({"prompt": "a cat", "model": FLUX, "size": "64x64", "n": n, "output": {"format": "jpeg"}});
+    let body = json!({"prompt": "a cat", "model": "flux-dev", "size": "64x64", "n": n, "output": {"format": "jpeg"}});
     let task = gateway.run(&body.to_string()).await;
     let named = |sha256: &str| format!("sha256/{}/{sha256}", &sha256[..2]);
     let images = task["images"].as_array().unwrap();

@@ -135,7 +135,7 @@ async fn what_happens_is_counted(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
 async fn pictures_of_a_divided_task_are_counted_once() {
     let gateway = Gateway::start(Db::Sqlite).await;
     let before = scrape(&gateway).await;
-    let task = gateway.run(r#"{"prompt":"a cat","model":"gpt-4o-image","n":3}"#).await;
+    let task = gateway.run(r#"{"prompt":"a cat","model":"flux-dev","size":"64x64","n":3}"#).await;
     let images = task["images"].as_array().unwrap();
     let after = scrape(&gateway).await;
     let grew = |name: &str| sum(&after, name, &[]) - sum(&before, name, &[]);

@@ -219,17 +219,17 @@ async fn bytes_that_cannot_be_removed_hold_up_no_others(#[values(Db::Sqlite, Db:
     assert_eq!(gateway.delete(&format!("/files/{}", id(&stuck))).await, StatusCode::NO_CONTENT);
     gateway.clock.advance(Duration::from_millis(1));
     assert_eq!(gateway.delete(&format!("/files/{}", id(&other))).await, StatusCode::NO_CONTENT);
-    // A folder that is not empty stands where the file was.
-    let at = gateway.blob(&stuck_at);
-    std::fs::remove_file(&at).unwrap();
-    std::fs::create_dir(&at).unwrap();
-    std::fs::write(at.join("in the way"), "").unwrap();
+    // A folder stands where a smaller one of it would lie: it cannot be removed as a file.
+    let derived = easel::blobs::derived_keys(&stuck_at).next().unwrap();
+    let at = gateway.folder().join("blobs").join(derived.as_ref());
+    std::fs::create_dir_all(&at).unwrap();
+    gateway.age(&stuck_at);
     gateway.age(&other_at);
     gateway.app.engine.tidy().await.unwrap();
     assert!(!gateway.blob(&other_at).exists());
     assert_eq!(gateway.texts("SELECT sha256 FROM erasures").await, [stuck_at], "it is not forgotten");
-    std::fs::remove_dir_all(&at).unwrap();
-    gateway.pass(Duration::from_mins(1)).await;
+    std::fs::remove_dir(&at).unwrap();
+    gateway.pass(MINUTE).await;
     assert!(gateway.texts("SELECT sha256 FROM erasures").await.is_empty());
     gateway.stop().await;
 }
