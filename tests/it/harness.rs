@@ -8,7 +8,6 @@ use easel::app::{App, Surroundings};
 use easel::blobs::space::FreeSpace;
 use easel::config::Config;
 use easel::domain::clock::{Clock, Millis, SystemClock, TestClock};
-use easel::net::SystemLookup;
 use easel::simulator::{Options, Simulator};
 use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
@@ -21,6 +20,7 @@ use crate::disk::Disk;
 pub use crate::rows::fresh_postgres;
 use crate::rows::store_url;
 use crate::stage::{ONLY, configuration};
+use crate::trap::Names;
 
 /// A key that opens every test gateway.
 pub const KEY: &str = "easel_test_0123456789abcdef";
@@ -68,7 +68,7 @@ impl Served {
         let listener = listen().await;
         let address = listener.local_addr().unwrap();
         let space = Arc::clone(&disk) as Arc<dyn FreeSpace>;
-        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), space, migrate: true };
+        let around = Surroundings { clock, lookup: Arc::new(Names::default()), space, migrate: true };
         let mut config = config.clone();
         if config.server.public_url == ITSELF {
             config.server.public_url = format!("http://{address}");
