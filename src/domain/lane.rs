@@ -65,7 +65,7 @@ pub enum Outcome {
     Sick,
     /// It failed on its own account, which the request may have brought about: it counts, but a few in a row prove nothing.
     Poor,
-    /// The account is refused: no key, no credit.
+    /// The account as a whole is of no use: its key or its credit is refused, or it is not who it should be.
     Refused,
     /// The account is to be left alone for so long.
     Pause(Duration),

@@ -196,7 +196,8 @@ pub(super) fn outcome(error: &ProviderError, sends: u32) -> (Outcome, Duration) 
         error.retry_after.unwrap_or_else(|| backoff(least, sends.saturating_sub(1), Duration::from_secs(30)))
     };
     match error.kind {
-        Kind::Auth | Kind::Quota => (Outcome::Refused, Duration::ZERO),
+        // Who presents a wrong certificate is somebody else until one task has found otherwise.
+        Kind::Auth | Kind::Quota | Kind::Certificate => (Outcome::Refused, Duration::ZERO),
         Kind::RateLimited | Kind::PlanLimit => {
             let rest = rest(Duration::from_secs(1));
             (Outcome::Crowded(error.words.message.as_deref().and_then(named_limit), rest), rest)

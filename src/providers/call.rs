@@ -35,6 +35,11 @@ const STREAM_IDLE: Duration = Duration::from_secs(90);
 const STREAM_SILENT: Duration = Duration::from_mins(5);
 /// No stream runs longer.
 const STREAM_TOTAL: Duration = Duration::from_mins(15);
+/// Of no stream more lines are read: the longest text a chat model writes has 16 thousand pieces of three lines each.
+const STREAM_LINES: usize = 100_000;
+/// Nor more bytes than this, or than so many of its longest events: previews come before a picture, and pictures in tens.
+const STREAM_BYTES: usize = 16 * 1024 * 1024;
+const LONGEST_EVENTS: usize = 4;
 /// How much of a provider's message is kept.
 const MAX_WORDS: usize = 500;
 
@@ -268,6 +273,8 @@ where
     // Idleness is judged on bytes, silence on events.
     let bytes = futures_util::stream::unfold(Some(body), move |body| async move {
         let mut body = body?;
+        // A flood is always ready: without this, here and below, it would let nobody else work on this thread.
+        tokio::task::coop::consume_budget().await;
         match timeout_at(ends.min(Instant::now() + STREAM_IDLE), body.next()).await {
             Ok(Some(Ok(piece))) => Some((Ok(piece), Some(body))),
             Ok(Some(Err(error))) => Some((Err(error), None)),
@@ -275,13 +282,16 @@ where
             Err(_) => Some((Err("the stream fell silent".to_owned()), None)),
         }
     });
-    let events = sse::events(Box::pin(bytes), most);
+    let total = STREAM_BYTES.max(most.saturating_mul(LONGEST_EVENTS));
+    let limits = sse::Limits { event: most, total, lines: STREAM_LINES };
+    let events = sse::events(Box::pin(bytes), limits);
     let spoken = futures_util::stream::unfold(Some(events), |events| async move {
         let mut events = events?;
+        tokio::task::coop::consume_budget().await;
         match timeout_at(Instant::now() + STREAM_SILENT, events.next()).await {
             Ok(Some(Ok(event))) => Some((Ok(event), Some(events))),
             Ok(Some(Err(Cut::Broken(error)))) => Some((Err(error), None)),
-            Ok(Some(Err(cut @ Cut::TooLong(_)))) => Some((Err(cut.to_string()), None)),
+            Ok(Some(Err(cut @ Cut::Excess(_)))) => Some((Err(cut.to_string()), None)),
             Ok(None) => None,
             Err(_) => Some((Err("the stream sent no event".to_owned()), None)),
         }
@@ -315,5 +325,28 @@ mod tests {
             Some((Ok(Bytes::from_static(b": still here\n\n")), ()))
         });
         assert_eq!(ends_after(comments.boxed()).await, (300, "the stream sent no event".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_is_cut_at_once_and_lets_others_work() {
+        for (flood, cut) in [
+            ("data: x\n\n", "a stream of more than 100000 lines"),
+            (":\n", "a stream of more than 100000 lines"),
+            (": a comment of many words, and no more than that\n", "a stream of more than"),
+        ] {
+            let pieces = futures_util::stream::repeat(Ok(Bytes::from(flood.repeat(100))));
+            let mut turns = 0_u32;
+            let flooded = ends_after(pieces.boxed());
+            let others = async {
+                loop {
+                    turns += 1;
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (after, said) = tokio::select! { ended = flooded => ended, () = others => unreachable!() };
+            assert_eq!(after, 0);
+            assert!(said.starts_with(cut), "{said}");
+            assert!(turns > 3, "{turns}");
+        }
     }
 }

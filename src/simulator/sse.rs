@@ -12,6 +12,8 @@ use super::play::Beat;
 /// The pause between keep-alive comments when nothing else ever comes.
 const IDLE: Duration = Duration::from_millis(100);
 const FILLER: &[u8] = &[b'x'; 16 << 10];
+/// So many tiny events are said at once.
+const CROWD: usize = 64;
 /// The length of the text in an event that is far too big.
 pub const BIG: usize = 20 << 20;
 
@@ -28,9 +30,19 @@ pub fn endless(hostile: Option<Sse>, tiny: Beat) -> Option<Beats> {
         Sse::CommentsForever => {
             Some(Box::new(iter::repeat([Beat::say(": keep-alive\n\n"), Beat::Wait(IDLE)]).flatten()))
         }
-        Sse::Flood => Some(Box::new(iter::repeat(tiny))),
+        Sse::Flood => Some(flood(tiny)),
+        Sse::CommentFlood => Some(flood(Beat::say(":\n\n"))),
         _ => None,
     }
+}
+
+/// The same for ever, a crowd at a time: as fast as the other side takes it.
+fn flood(tiny: Beat) -> Beats {
+    let crowd = match tiny {
+        Beat::Say(bytes) => Beat::Say(bytes.repeat(CROWD).into()),
+        other => other,
+    };
+    Box::new(iter::repeat(crowd))
 }
 
 /// Ends a stream where it stands, after what was said is on its way.

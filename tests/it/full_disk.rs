@@ -1,5 +1,5 @@
-//! The real program on a disk that is really full: no 202 that is not durable, nothing lost, nothing bought twice, and it
-//! recovers by itself. And in an environment that would lead it elsewhere.
+//! The real program on a disk that is really full, and where the system lets it write nothing: no 202 that is not durable,
+//! nothing lost, nothing bought twice, and it recovers by itself. And in an environment that would lead it elsewhere.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use reqwest::StatusCode;
+use rstest::rstest;
+use rustix::process::{Pid, Resource, getrlimit, prlimit};
 use serde_json::{Value, json};
 
 use crate::harness::{KEY, PATIENCE, client};
@@ -23,6 +25,23 @@ fn namespace() -> Option<&'static str> {
         tried.is_ok_and(|tried| tried.status.success())
     };
     ["-m", "-rm"].into_iter().find(|how| can(how))
+}
+
+/// What keeps the program from writing.
+#[derive(Debug, Clone, Copy)]
+enum Full {
+    /// Its disk has no room.
+    Disk,
+    /// The system lets its files grow no further than nothing: this needs no privilege and works on every machine.
+    Limit,
+}
+
+/// Says how long the files may be that a running program writes.
+fn limit(program: u32, longest: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(program).unwrap());
+    let mut limit = getrlimit(Resource::Fsize);
+    limit.current = longest.or(limit.maximum);
+    prlimit(pid, Resource::Fsize, limit).unwrap();
 }
 
 /// Fills a disk to its last byte.
@@ -51,14 +70,19 @@ async fn task(gateway: &str, id: &str, wait: &str) -> Value {
     request.send().await.unwrap().json().await.unwrap()
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_full_disk_never_answers_202_and_loses_nothing() {
-    let Some(how) = namespace() else {
+async fn a_full_disk_never_answers_202_and_loses_nothing(#[values(Full::Disk, Full::Limit)] full: Full) {
+    let how = match full {
+        Full::Disk => namespace(),
+        Full::Limit => None,
+    };
+    if matches!(full, Full::Disk) && how.is_none() {
         eprintln!(
-            "nobody may mount a tmpfs on this machine: a full disk is tested by its probe alone (space.rs)"
+            "nobody may mount a tmpfs on this machine: that nothing can be written is tested by a limit alone"
         );
         return;
-    };
+    }
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let (sim, gateway) = (free_port().await, free_port().await);
@@ -71,10 +95,17 @@ async fn a_full_disk_never_answers_202_and_loses_nothing() {
     let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n")
         .replace("/blobs\"\n", "/disk/blobs\"\nmin_free_mib = 0\n");
     let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
-    let mut command = Command::new("unshare");
-    let mounted = format!("mount -t tmpfs -o size=16m tmpfs '{}' && exec \"$@\"", disk.display());
-    let program = env!("CARGO_BIN_EXE_easel");
-    command.args([how, "sh", "-c", &mounted, "sh", program, "serve", "--config", &config]).current_dir(at);
+    let (program, script) = match how {
+        Some(how) => (
+            vec!["unshare", how, "sh"],
+            format!("mount -t tmpfs -o size=16m tmpfs '{}' && exec \"$@\"", disk.display()),
+        ),
+        // The signal that comes with the refusal would end the program; a full disk sends none.
+        None => (vec!["sh"], "trap '' XFSZ && exec \"$@\"".to_owned()),
+    };
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).args(["-c", &script, "sh"]);
+    command.args([env!("CARGO_BIN_EXE_easel"), "serve", "--config", &config]).current_dir(at);
     let running = Running::start(command, "easel is serving");
     // The disk as the program sees it.
     let inside = PathBuf::from(format!("/proc/{}/root{}", running.0.id(), disk.display()));
@@ -88,7 +119,10 @@ async fn a_full_disk_never_answers_202_and_loses_nothing() {
     while task(&gateway, &accepted[0], "").await["phase"] != "generating" {
         assert!(begun.elapsed() < PATIENCE);
     }
-    fill(&filler);
+    match full {
+        Full::Disk => fill(&filler),
+        Full::Limit => limit(running.0.id(), Some(0)),
+    }
     // What the log has room for is still durable; then it is honest about what is not.
     let mut refused = Vec::new();
     let long = "a long tale of a cat ".repeat(1_000);
@@ -114,7 +148,10 @@ async fn a_full_disk_never_answers_202_and_loses_nothing() {
     assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE, "it cannot write a picture");
     assert_eq!(task(&gateway, &accepted[0], "").await["id"], *accepted[0], "reading goes on");
 
-    std::fs::remove_file(&filler).unwrap();
+    match full {
+        Full::Disk => std::fs::remove_file(&filler).unwrap(),
+        Full::Limit => limit(running.0.id(), None),
+    }
     let freed = Instant::now();
     for key in &refused {
         loop {

@@ -8,7 +8,6 @@ use easel::app::{App, Surroundings};
 use easel::blobs::space::FreeSpace;
 use easel::config::Config;
 use easel::domain::clock::{Clock, Millis, SystemClock, TestClock};
-use easel::net::SystemLookup;
 use easel::simulator::{Options, Simulator};
 use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
@@ -21,6 +20,7 @@ use crate::disk::Disk;
 pub use crate::rows::fresh_postgres;
 use crate::rows::store_url;
 use crate::stage::{ONLY, configuration};
+use crate::trap::Names;
 
 /// How long a test waits for what is sure to come: only what hangs meets it.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -70,7 +70,7 @@ impl Served {
         let listener = listen().await;
         let address = listener.local_addr().unwrap();
         let space = Arc::clone(&disk) as Arc<dyn FreeSpace>;
-        let around = Surroundings { clock, lookup: Arc::new(SystemLookup), space, migrate: true };
+        let around = Surroundings { clock, lookup: Arc::new(Names::default()), space, migrate: true };
         let mut config = config.clone();
         if config.server.public_url == ITSELF {
             config.server.public_url = format!("http://{address}");

@@ -46,6 +46,7 @@ mod sink;
 mod space;
 mod stage;
 mod tenancy;
+mod tls;
 mod transfer;
 mod transport;
 mod trap;

@@ -96,7 +96,7 @@ async fn a_start_that_fails_buys_nothing() {
     let (sim, gateway) = (free_port().await, free_port().await);
     let ledger = at.join("ledger.jsonl").display().to_string();
     let simulate = ["simulate", "--listen", &sim, "--time-scale", "0", "--ledger", &ledger];
-    let _simulator = Running::silent(easel(&simulate, at));
+    let _simulator = Running::simulator(easel(&simulate, at));
     let store = format!("sqlite://{}/easel.db", at.display());
     let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
     let with = |more: &str| write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}{more}"));

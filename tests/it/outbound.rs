@@ -1,7 +1,8 @@
 //! The outbound policy, S1 to S28: what may not be reached is not reached, whoever named it: a caller's image, a webhook, a
-//! provider's result, a redirect. Traps on loopback count every connection; a refusal after a connection would be too late.
+//! provider's result, a redirect. Traps count every connection; a refusal after a connection would be too late.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::harness::{Db, Gateway};
-use crate::trap::{Names, Trap};
+use crate::trap::{EVERYWHERE, Names, Trap};
 
 /// A client that may reach 127.0.0.2, where the tests' own servers are, and nothing else near.
 fn guarded() -> (Guarded, Arc<Names>) {
@@ -220,26 +221,53 @@ async fn callers_are_told_at_once_what_is_closed(#[values(Db::Sqlite, Db::Postgr
     gateway.stop().await;
 }
 
-/// S22: a name can only be judged when it is looked up: by then the task is there, and fails unbought.
+/// S17, S18, S22: a name can only be judged when it is looked up: by then the task is there, and fails unbought.
 #[rstest]
 #[tokio::test]
 async fn a_name_that_leads_home_buys_nothing_and_hears_nothing(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let trap = Trap::set().await;
     let gateway = Gateway::configured(db, CLOSED).await;
-    let home = format!("http://localhost:{}/a.png", trap.port);
-    let body =
-        json!({"prompt": "x", "model": "flux-dev", "images": [{"url": home}], "webhook": {"url": home}});
-    let task = gateway.run(&body.to_string()).await;
-    assert_eq!(task["error"]["code"], "url_not_allowed", "{task}");
+    let file = gateway.upload("/files", &[("content-type", "image/png")], png()).await;
+    assert_eq!(file.status, StatusCode::CREATED, "{}", file.json());
+    let file = json!({"file_id": file.json()["id"]});
+    for (case, home) in trap.names() {
+        let home = json!({"url": home});
+        for (pointer, body) in [
+            ("/images/0", json!({"model": "flux-dev", "images": [home]})),
+            ("/images/1", json!({"model": "gpt-4o-image", "images": [file, home]})),
+            ("/images/0", json!({"model": "gpt-image-1", "images": [home]})),
+            ("/mask", json!({"model": "gpt-image-1", "images": [file], "mask": home})),
+            (
+                "/controls/0/image",
+                json!({"model": "flux-dev-advanced", "controls": [{"type": "canny", "image": home}]}),
+            ),
+        ] {
+            let mut body = body;
+            body["prompt"] = json!("x");
+            body["webhook"] = home.clone();
+            let task = gateway.run(&body.to_string()).await;
+            let error = &task["error"];
+            assert_eq!(
+                (&task["status"], &error["code"], &task["cost"]["billed"], &error["retryable"]),
+                (&json!("failed"), &json!("url_not_allowed"), &json!("no"), &json!(false)),
+                "{case} {body}: {task}"
+            );
+            assert_eq!(error["detail"], format!("{pointer}/url: the URL is not allowed"), "{case}");
+            assert!(gateway.attempts(task["id"].as_str().unwrap()).await.is_empty(), "{case} {body}");
+            let log = gateway.get("/webhooks/deliveries").await.json();
+            assert_eq!(log["data"][0]["log"][0]["error"], "the URL is not allowed", "{case}: {log}");
+        }
+        let registered = gateway.post("/webhooks", &home.to_string()).await;
+        assert_eq!(registered.status, StatusCode::UNPROCESSABLE_ENTITY, "{case} {home}");
+    }
     assert_eq!((gateway.receptions(), trap.is_untouched()), (0, true));
-    let log = gateway.get("/webhooks/deliveries").await.json();
-    assert_eq!(log["data"][0]["log"][0]["error"], "the URL is not allowed", "{log}");
-    assert_eq!(
-        gateway.post("/webhooks", &json!({"url": home}).to_string()).await.status,
-        StatusCode::UNPROCESSABLE_ENTITY
-    );
-    assert!(trap.is_untouched());
     gateway.stop().await;
+}
+
+fn png() -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbaImage::new(32, 16).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
 }
 
 /// An upstream that says its picture lies wherever the prompt says.
@@ -265,9 +293,7 @@ async fn a_result_that_lies_where_it_must_not_is_not_fetched(#[values(Db::Sqlite
         pointing().await
     );
     let gateway = Gateway::only(db, &format!("{provider}{CLOSED}")).await;
-    let mut cases = trap.addresses();
-    cases.push(("S22", format!("http://localhost:{}/a.png", trap.port)));
-    for (case, url) in cases {
+    for (case, url) in trap.all() {
         let body = json!({"prompt": url, "model": "gpt-image-1"});
         let task = gateway.run(&body.to_string()).await;
         // Some are not even taken for an address of a picture.
@@ -281,4 +307,38 @@ async fn a_result_that_lies_where_it_must_not_is_not_fetched(#[values(Db::Sqlite
     }
     assert!(trap.is_untouched());
     gateway.stop().await;
+}
+
+/// All of it once more in a network of its own, where every address is local and the trap stands on all of them: not only
+/// loopback is not reached, nothing is. Where nobody may make such a network, the tests above prove loopback by the trap
+/// and the other addresses by their refusal, which comes before any connection.
+#[test]
+fn where_every_address_is_a_trap_none_is_sprung() {
+    const ALL_LOCAL: &str =
+        "ip link set lo up && ip route add local 0.0.0.0/0 dev lo && ip -6 route add local ::/0 dev lo";
+    let alone = |how: &str, script: &str| {
+        let mut command = Command::new("unshare");
+        command.args([how, "sh", "-c", script, "sh"]);
+        command
+    };
+    let can = |how: &&str| alone(how, ALL_LOCAL).output().is_ok_and(|tried| tried.status.success());
+    let Some(how) = ["-n", "-rn"].into_iter().find(can) else {
+        eprintln!("nobody may make a network on this machine: what is not loopback is proved by its refusal");
+        return;
+    };
+    for test in [
+        "nothing_closed_is_fetched_or_told",
+        "a_redirect_leads_nowhere_that_is_closed",
+        "callers_are_told_at_once_what_is_closed::db_1_Db__Sqlite",
+        "a_name_that_leads_home_buys_nothing_and_hears_nothing::db_1_Db__Sqlite",
+        "a_result_that_lies_where_it_must_not_is_not_fetched::db_1_Db__Sqlite",
+    ] {
+        let mut inside = alone(how, &format!("{ALL_LOCAL} && exec \"$@\""));
+        let program = std::env::current_exe().unwrap();
+        inside.arg(program).args(["--exact", &format!("outbound::{test}")]).env(EVERYWHERE, "1");
+        let output = inside.output().unwrap();
+        let said =
+            [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
 }

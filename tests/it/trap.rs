@@ -1,43 +1,69 @@
-//! What must not be reached: a trap on loopback that counts who comes, every spelling that leads to it, and a resolver whose
-//! names do.
+//! What must not be reached: a trap that counts who comes, every spelling that leads to it, and a resolver whose names do.
+//! It stands on loopback; in a network of its own, where every address is local, it stands on all of them.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use easel::net::Lookup;
-use tokio::net::TcpListener;
+use easel::net::{Lookup, SystemLookup};
+use tokio::net::TcpStream;
 
+<<<<<<< HEAD
 use crate::harness::PATIENCE;
 
 /// Listens on loopback, both families, and counts who comes.
+=======
+/// Set by who runs tests in a network where every address is local.
+pub const EVERYWHERE: &str = "EASEL_TEST_TRAP_EVERYWHERE";
+
+/// Ports that the cases name; only a network of our own has them all to spare.
+const NAMED_PORTS: [u16; 8] = [21, 22, 25, 70, 80, 443, 5432, 6379];
+
+/// Listens, and counts who comes.
+>>>>>>> six
 pub struct Trap {
     pub port: u16,
     caught: Arc<AtomicUsize>,
 }
 
 impl Trap {
+    #[expect(clippy::disallowed_methods, reason = "says in what kind of network the test runs")]
     pub async fn set() -> Self {
+        if std::env::var(EVERYWHERE).is_ok() { Self::everywhere().await } else { Self::on_loopback().await }
+    }
+
+    /// Both families. Not every machine has the other one, and 127.0.0.1 is what most of the cases mean.
+    async fn on_loopback() -> Self {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        let trap = Self::of(port, [first].into_iter().chain(TcpListener::bind(("::1", port))));
+        trap.try_at(&["127.0.0.1"]).await;
+        trap
+    }
+
+    /// Every address of both families, at a port of its own and at the named ones.
+    async fn everywhere() -> Self {
+        let first = TcpListener::bind("[::]:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        let named = NAMED_PORTS.map(|port| TcpListener::bind(("::", port)).unwrap());
+        let trap = Self::of(port, [first].into_iter().chain(named));
+        trap.try_at(&["127.0.0.1", "::1", "10.0.0.1", "169.254.169.254", "8.8.8.8", "fd00:ec2::254"]).await;
+        trap
+    }
+
+    fn of(port: u16, listeners: impl Iterator<Item = TcpListener>) -> Self {
         let caught = Arc::new(AtomicUsize::new(0));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut listeners = vec![listener];
-        // Not every machine has the other family, and 127.0.0.1 is what most of the cases mean.
-        listeners.extend(TcpListener::bind(("::1", port)).await);
         for listener in listeners {
             let caught = Arc::clone(&caught);
-            std::thread::spawn({
-                let listener = listener.into_std().unwrap();
-                listener.set_nonblocking(false).unwrap();
-                move || {
-                    while listener.accept().is_ok() {
-                        caught.fetch_add(1, Ordering::SeqCst);
-                    }
+            std::thread::spawn(move || {
+                while listener.accept().is_ok() {
+                    caught.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
+<<<<<<< HEAD
         let trap = Self { port, caught };
         // It works: what comes is counted.
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -49,6 +75,19 @@ impl Trap {
         tokio::time::timeout(PATIENCE, counted).await.expect("it counts");
         trap.caught.store(0, Ordering::SeqCst);
         trap
+=======
+        Self { port, caught }
+    }
+
+    /// It works: what comes is counted.
+    async fn try_at(&self, addresses: &[&str]) {
+        for address in addresses {
+            TcpStream::connect((*address, self.port)).await.unwrap();
+            while self.caught.swap(0, Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+>>>>>>> six
     }
 
     pub fn is_untouched(&self) -> bool {
@@ -103,7 +142,7 @@ impl Trap {
     }
 
     /// The cases that are names, which [`Names`] answers.
-    fn names(&self) -> Vec<(&'static str, String)> {
+    pub fn names(&self) -> Vec<(&'static str, String)> {
         let at = |host: &str| format!("http://{host}:{}/a.png", self.port);
         [
             ("S17", "metadata.google.internal"),
@@ -127,19 +166,18 @@ impl Trap {
     }
 }
 
-/// A resolver that says what a test tells it to, and counts how often it is asked.
+/// A resolver that says what a test tells it to, and counts how often it is asked. Other names are the system's to answer.
 #[derive(Default)]
 pub struct Names {
     pub asked: Mutex<HashMap<String, usize>>,
 }
 
-#[async_trait]
-impl Lookup for Names {
-    async fn lookup(&self, host: &str) -> Vec<IpAddr> {
+impl Names {
+    fn told(&self, host: &str) -> Option<&'static [&'static str]> {
         let mut asked = self.asked.lock().unwrap();
         let times = asked.entry(host.to_owned()).or_default();
         *times += 1;
-        let answers: &[&str] = match (host.trim_end_matches('.'), *times) {
+        Some(match (host.trim_end_matches('.'), *times) {
             ("metadata.google.internal", _) => &["169.254.169.254"],
             ("mixed.example", _) => &["8.8.8.8", "10.0.0.1"],
             ("six.example", _) => &["::1"],
@@ -147,8 +185,20 @@ impl Lookup for Names {
             ("foo.internal" | "x.local", _) => &["10.0.0.1"],
             // The first answer may be reached, every later one leads into the trap.
             ("rebinding.example", 1) | ("open.example", _) => &["127.0.0.2"],
-            _ => &["127.0.0.1"],
-        };
-        answers.iter().map(|ip| ip.parse().unwrap()).collect()
+            ("rebinding.example" | "loopback.example" | "localhost" | "127.0.0.1.nip.io", _) => {
+                &["127.0.0.1"]
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[async_trait]
+impl Lookup for Names {
+    async fn lookup(&self, host: &str) -> Vec<IpAddr> {
+        match self.told(host) {
+            Some(answers) => answers.iter().map(|ip| ip.parse().unwrap()).collect(),
+            None => SystemLookup.lookup(host).await,
+        }
     }
 }

@@ -30,6 +30,8 @@ const HOSTILE: &[Row] = &[
     ("U13", FLUX, "file_url", "asset_rejected", "yes", 1),
     ("U14", CHAT, "sse=no_newline", "outcome_unknown", "unknown", 1),
     ("U14", CHAT, "sse=big_event", "outcome_unknown", "unknown", 1),
+    ("U14", CHAT, "sse=flood", "outcome_unknown", "unknown", 1),
+    ("U14", CHAT, "sse=comment_flood", "outcome_unknown", "unknown", 1),
     ("U14", CHAT, "sse=cr_only", "succeeded", "yes", 1),
     ("U14", CHAT, "sse=bom", "succeeded", "yes", 1),
     ("U14", CHAT, "sse=bad_utf8", "succeeded", "yes", 1),
@@ -46,6 +48,26 @@ const HOSTILE: &[Row] = &[
 #[tokio::test]
 async fn nothing_an_upstream_says_costs_twice(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     check(db, HOSTILE).await;
+}
+
+/// U14: the other API that streams, where events may be long and are bounded in number all the same.
+#[rstest]
+#[tokio::test]
+async fn a_flood_of_events_where_pictures_stream_is_an_unknown_outcome(
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+) {
+    let gateway = Gateway::start(db).await;
+    for (sent, flood) in [(1, "flood"), (2, "comment_flood")] {
+        let body = json!({"prompt": format!("a cat [[sim: sse={flood}]]"), "model": "gpt-image-1",
+            "provider_options": {"gpt_image": {"stream": true}}});
+        let task = gateway.run(&body.to_string()).await;
+        assert_eq!(
+            (task["error"]["code"].as_str(), task["cost"]["billed"].as_str(), gateway.receptions()),
+            (Some("outcome_unknown"), Some("unknown"), sent),
+            "{task}"
+        );
+    }
+    gateway.stop().await;
 }
 
 /// U4: an answer that never comes is waited for as long as configured, and not asked for again.

@@ -267,6 +267,8 @@ struct Telling<'a> {
     first: Option<String>,
     /// Where the line begins that is still growing, and whether it stands inside a code block.
     line: usize,
+    /// How much has been looked through for line ends.
+    read: usize,
     in_code: bool,
 }
 
@@ -282,6 +284,7 @@ impl<'a> Telling<'a> {
             progress: 0.0,
             first: None,
             line: 0,
+            read: 0,
             in_code: false,
         }
     }
@@ -307,15 +310,20 @@ impl<'a> Telling<'a> {
     /// that an answer in a million pieces is not read a million times.
     fn news(&mut self) -> Vec<Signal> {
         let mut news = Vec::new();
-        while let Some(length) = self.content[self.line..].find('\n') {
-            let line = self.line..self.line + length;
+        if self.read == self.content.len() {
+            return news;
+        }
+        while let Some(length) = self.content[self.read..].find('\n') {
+            let line = self.line..self.read + length;
             self.look(line.clone(), &mut news);
             if self.content[line.clone()].matches("```").count() % 2 == 1 {
                 self.in_code = !self.in_code;
             }
             self.line = line.end + 1;
+            self.read = self.line;
         }
         self.look(self.line..self.content.len(), &mut news);
+        self.read = self.content.len();
         news
     }
 

@@ -83,6 +83,27 @@ async fn streams_read_the_same_in_any_pieces() {
     }
 }
 
+/// What came before a flood is paid for, and counts.
+#[tokio::test]
+async fn a_flood_after_the_picture_loses_no_picture() {
+    let name = "gpt4o_image_stream_success_01.sse";
+    let body = String::from_utf8(fixture(name)).unwrap();
+    let whole = Canned::of(name, body.as_bytes(), 200);
+    let whole = submit(CHAT, None, "chat", r#"{"prompt":"draw"}"#, &whole, usize::MAX).await;
+    assert!(whole.starts_with("done: 1 linked"), "{whole}");
+    let (told, _) = body.split_once("data: [DONE]").unwrap();
+    for flood in [":\n\n", "data: {}\n\n"] {
+        let flooded = told.to_owned() + &flood.repeat(60_000);
+        let canned = Canned::of(name, flooded.as_bytes(), 200);
+        assert_eq!(submit(CHAT, None, "chat", r#"{"prompt":"draw"}"#, &canned, usize::MAX).await, whole);
+        let canned = Canned::of(name, &flooded.as_bytes()[told.len()..], 200);
+        assert_eq!(
+            submit(CHAT, None, "chat", r#"{"prompt":"draw"}"#, &canned, usize::MAX).await,
+            "refused as Silent: billed unknown"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_cut_answer_is_an_unknown_outcome_unless_it_names_its_task() {
     let body = fixture("piapi_flux_create_img2img_pending.json");

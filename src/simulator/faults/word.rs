@@ -140,6 +140,7 @@ pub enum Sse {
     NoNewline,
     CommentsForever,
     Flood,
+    CommentFlood,
     BigEvent,
     CrOnly,
     Bom,

@@ -271,7 +271,12 @@ async fn framing_can_be_hostile() {
 #[tokio::test]
 async fn some_streams_never_get_anywhere() {
     let bench = Bench::at_once().await;
-    for (sse, mark) in [("no_newline", "xxxx"), ("comments_forever", ": keep-alive"), ("flood", "data: {")] {
+    for (sse, mark) in [
+        ("no_newline", "xxxx"),
+        ("comments_forever", ": keep-alive"),
+        ("flood", "data: {"),
+        ("comment_flood", ":\n\n:"),
+    ] {
         let answer = bench.send(CHAT, &ask(&format!("a cat [[sim: sse={sse}]]"))).await.unwrap();
         let mut body = answer.bytes_stream();
         let mut text = String::new();
