@@ -10,11 +10,8 @@ use async_trait::async_trait;
 use easel::net::{Lookup, SystemLookup};
 use tokio::net::TcpStream;
 
-<<<<<<< HEAD
 use crate::harness::PATIENCE;
 
-/// Listens on loopback, both families, and counts who comes.
-=======
 /// Set by who runs tests in a network where every address is local.
 pub const EVERYWHERE: &str = "EASEL_TEST_TRAP_EVERYWHERE";
 
@@ -22,7 +19,6 @@ pub const EVERYWHERE: &str = "EASEL_TEST_TRAP_EVERYWHERE";
 const NAMED_PORTS: [u16; 8] = [21, 22, 25, 70, 80, 443, 5432, 6379];
 
 /// Listens, and counts who comes.
->>>>>>> six
 pub struct Trap {
     pub port: u16,
     caught: Arc<AtomicUsize>,
@@ -63,19 +59,6 @@ impl Trap {
                 }
             });
         }
-<<<<<<< HEAD
-        let trap = Self { port, caught };
-        // It works: what comes is counted.
-        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let counted = async {
-            while trap.caught.load(Ordering::SeqCst) == 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, counted).await.expect("it counts");
-        trap.caught.store(0, Ordering::SeqCst);
-        trap
-=======
         Self { port, caught }
     }
 
@@ -83,11 +66,13 @@ impl Trap {
     async fn try_at(&self, addresses: &[&str]) {
         for address in addresses {
             TcpStream::connect((*address, self.port)).await.unwrap();
-            while self.caught.swap(0, Ordering::SeqCst) == 0 {
-                tokio::task::yield_now().await;
-            }
+            let counted = async {
+                while self.caught.swap(0, Ordering::SeqCst) == 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, counted).await.expect("it counts");
         }
->>>>>>> six
     }
 
     pub fn is_untouched(&self) -> bool {
