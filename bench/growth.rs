@@ -23,9 +23,9 @@ pub async fn run(easel: &Path, how: &How, few: usize, many: usize) -> Result<Str
     let mib = std::fs::metadata(large.path("easel.db"))?.len() >> 20;
     let mut table = Table::new(&format!("SQLite with {few} and with {many} ended tasks ({mib} MiB)"));
     let list = ["/tasks?limit=50".to_owned(), "/tasks?status=succeeded&limit=50".to_owned()];
-    let asks: [(&str, &str, [Option<&[String]>; 2]); 3] = [
-        ("GET /tasks/{id}", "", [Some(&small_ids), Some(&large_ids)]),
-        ("GET /tasks", "", [Some(&list), Some(&list)]),
+    let asks = [
+        ("GET /tasks/{id}", "", [Some(&small_ids[..]), Some(&large_ids[..])]),
+        ("GET /tasks", "", [Some(&list[..]), Some(&list[..])]),
         ("durable accepts", "/generate", [None, None]),
     ];
     for (what, path, paths) in asks {

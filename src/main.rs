@@ -24,7 +24,7 @@ use easel::store::{self, Exclusive, Moved, Store, StoreError};
 use easel::telemetry::meters;
 use easel::{api, keys, server, telemetry};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -199,9 +199,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let listener = bind(listen).await?;
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
             let options = simulator::Options { clock, ledger, time_scale, seed, public_url };
+            let mut stops = Stops::heard()?;
             let simulator = Simulator::start(listener, options).await?;
             say(&format!("Simulated providers at {}\n", simulator.url()))?;
-            stop_signal().await?;
+            stops.next().await;
             simulator.stop().await;
             Ok(())
         }
@@ -271,6 +272,8 @@ async fn serve(
         migrate,
     };
     let app = App::open(config, address, around).await?;
+    // Before anything is begun: a signal that nobody waits for yet would end the process as kill -9 does.
+    let (mut stops, told) = (Stops::heard()?, signal(SignalKind::hangup())?);
     let stop = CancellationToken::new();
     let serving = server::serve_within(listener, app.router.clone(), app.limits, stop.clone());
     let showing = show_figures(config, app.figures.clone(), app.limits, stop.clone()).await?;
@@ -280,19 +283,15 @@ async fn serve(
     // Buys from here on: a start that failed after it would drop paid calls half-way, again at every try.
     app.engine.start();
     let stopping = async {
-        stop_signal().await?;
+        stops.next().await;
         tracing::info!("stopping: finishing what is paid for; a second signal stops at once");
         app.closing().cancel();
         stop.cancel();
-        anyhow::Ok(())
     };
-    let (stopped, (), (), (), reloading) =
-        tokio::join!(stopping, serving, showing, folding, reload(&app, &stop));
-    stopped?;
-    reloading?;
+    tokio::join!(stopping, serving, showing, folding, reload(&app, told, &stop));
     tokio::select! {
         finished = app.close() => if finished { tracing::info!("stopped") } else { tracing::warn!("stopped with work under way") },
-        again = stop_signal() => { again?; tracing::warn!("stopped at once; work under way is taken up at the next start") }
+        () = stops.next() => tracing::warn!("stopped at once; work under way is taken up at the next start"),
     }
     Ok(())
 }
@@ -339,25 +338,35 @@ async fn backup(config: &Config, file: &Path) -> anyhow::Result<()> {
 }
 
 /// Reads the configuration again whenever the process is told so by SIGHUP, until it is to stop.
-async fn reload(app: &App, stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut told = signal(SignalKind::hangup())?;
+async fn reload(app: &App, mut told: Signal, stop: &CancellationToken) {
     loop {
         tokio::select! {
             // What came of it is in the log.
             Some(()) = told.recv() => drop(app.reloader.reload(Actor::operator("signal")).await),
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return,
         }
     }
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that tell the process to stop.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    /// Hears them from now on.
+    fn heard() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Waits for the next one since they were heard.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn demo(listen: SocketAddr, data_dir: &Path) -> anyhow::Result<()> {

@@ -22,6 +22,12 @@ use super::reach::Pool;
 use super::writer::Writer;
 use crate::chaos::planted;
 
+/// Brings an empty database up to date.
+#[cfg(test)]
+pub(super) async fn migrated(conn: &mut SqliteConnection) {
+    migrations().run_direct(None, conn, false).await.unwrap();
+}
+
 /// More than there are queries, so that each is prepared once.
 const STATEMENTS: usize = 512;
 

@@ -22,10 +22,22 @@ macro_rules! claim {
     };
 }
 macro_rules! both {
-    ($conn:expr, $which:literal) => {
-        $conn.pick(claim!($which, ""), claim!($which, " FOR UPDATE SKIP LOCKED"))
+    ($which:literal) => {
+        [claim!($which, ""), claim!($which, " FOR UPDATE SKIP LOCKED")]
     };
 }
+
+/// Leases queued tasks whose time to start has passed; for SQLite and for Postgres.
+pub(super) const LATE: [&str; 2] =
+    both!("phase = 'queued' AND start_by <= $2 AND wake_at <= $2 ORDER BY start_by LIMIT $3");
+/// Leases started tasks whose time has come.
+pub(super) const STARTED: [&str; 2] = both!(
+    "wake_at IS NOT NULL AND phase <> 'queued' AND wake_at <= $2 \
+     AND phase IN ('submitting', 'waiting', 'reconciling', 'gathering', 'storing') ORDER BY wake_at LIMIT $3"
+);
+/// Leases the first in a lane's line.
+pub(super) const FIRST: [&str; 2] =
+    both!("phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank, id LIMIT $3");
 
 /// What to lease.
 #[derive(Debug, Clone)]
@@ -141,22 +153,15 @@ impl Store {
 async fn lease(mut conn: Conn<'_>, claim: Claim, now: Millis) -> Result<Vec<Row>, StoreError> {
     let (until, now) = (claim.until.0, now.0);
     let mut rows: Vec<Row> = Vec::new();
-    for sql in [
-        both!(conn, "phase = 'queued' AND start_by <= $2 AND wake_at <= $2 ORDER BY start_by LIMIT $3"),
-        both!(
-            conn,
-            "wake_at IS NOT NULL AND phase <> 'queued' AND wake_at <= $2 \
-             AND phase IN ('submitting', 'waiting', 'reconciling', 'gathering', 'storing') ORDER BY wake_at LIMIT $3"
-        ),
-    ] {
+    for [sqlite, postgres] in [LATE, STARTED] {
+        let sql = conn.pick(sqlite, postgres);
         let limit = count(claim.limit.saturating_sub(rows.len()));
         rows.extend::<Vec<Row>>(
             on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).fetch_all(c).await)?,
         );
     }
     for (lane, room) in claim.lanes {
-        let sql =
-            both!(conn, "phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank, id LIMIT $3");
+        let sql = conn.pick(FIRST[0], FIRST[1]);
         let limit = count(room.min(claim.limit.saturating_sub(rows.len())));
         rows.extend::<Vec<Row>>(
             on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).bind(lane).fetch_all(c).await)?,

@@ -74,7 +74,7 @@ impl Store {
 }
 
 /// The query for a list by so many labels. One label leads to its tasks in order; each further one is looked up for these.
-fn list(labels: usize) -> String {
+pub(super) fn list(labels: usize) -> String {
     const ALL: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE parent_id IS NULL AND tenant = $1");
     const LABELLED: &str = concat!(
         "SELECT ",

@@ -24,6 +24,8 @@ mod news;
 mod outbox;
 mod owner;
 mod places;
+#[cfg(test)]
+mod plans;
 mod queue;
 mod reach;
 mod settings;

@@ -77,6 +77,10 @@ const STRIDE: i64 = 64;
 const HOLDS: Duration = Duration::from_secs(1);
 const HOLDS_TIMES: u32 = 20;
 
+/// How many are before a task, of the nearest so many.
+pub(super) const AHEAD: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE lane = $1 AND phase = 'queued' \
+     AND queue_rank <= $2 AND (queue_rank < $2 OR id < $3) LIMIT $4) AS before_it";
+
 /// How the lines looked lately.
 #[derive(Default)]
 pub(super) struct Lines(Mutex<HashMap<String, Arc<Line>>>);
@@ -156,14 +160,12 @@ impl Store {
     /// How many tasks are before this one in its lane's line: exactly near its front, and as of a moment ago, to within
     /// some dozens, far behind it. Thousands who ask for their places do not count the line each.
     pub async fn ahead(&self, task: &Task) -> Result<i64, StoreError> {
-        const SQL: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE lane = $1 AND phase = 'queued' \
-             AND queue_rank <= $2 AND (queue_rank < $2 OR id < $3) LIMIT $4) AS before_it";
         let line = self.lines.of(&task.lane);
         let own = (task.rank, task.id.to_string());
         if let Some(place) = line.place(&own).filter(|place| *place >= 2 * NEAR) {
             return Ok(place);
         }
-        let near: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL)
+        let near: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(AHEAD)
             .bind(&task.lane).bind(own.0).bind(&own.1).bind(NEAR).fetch_one(c).await)?;
         if near < NEAR {
             return Ok(near);

@@ -1,0 +1,50 @@
+//! What SQLite makes of the queries that must not grow with the table: asked of the database itself.
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+use super::backend::migrated;
+use super::claim::{FIRST, LATE, STARTED};
+use super::list::list;
+use super::queue::AHEAD;
+
+async fn database() -> SqliteConnection {
+    let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    migrated(&mut conn).await;
+    conn
+}
+
+/// Claims, places and lists go by their indexes, and sort nothing but equals.
+#[tokio::test]
+async fn what_is_asked_all_the_time_goes_by_an_index() {
+    let mut conn = database().await;
+    for (sql, index) in [
+        (LATE[0].to_owned(), "tasks_queued_until"),
+        (STARTED[0].to_owned(), "tasks_due"),
+        (FIRST[0].to_owned(), "tasks_queued"),
+        (AHEAD.to_owned(), "tasks_queued"),
+        (list(0), "tasks_by_tenant"),
+        (list(2), "sqlite_autoindex_task_labels_1"),
+    ] {
+        let plan: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
+                .fetch_all(&mut conn)
+                .await
+                .unwrap();
+        let steps: Vec<&str> = plan.iter().map(|(.., step)| step.as_str()).collect();
+        let by = format!("INDEX {index} ");
+        assert!(steps.iter().any(|step| step.contains(&by)), "{sql}: {steps:?}");
+        let slow = |step: &&&str| {
+            step.starts_with("SCAN tasks") || (step.contains("TEMP B-TREE") && !step.contains("LAST TERM"))
+        };
+        assert_eq!(steps.iter().find(slow), None, "{sql}: {steps:?}");
+    }
+}
+
+/// `.cargo/config.toml` says how SQLite is built; without that each execution costs a preparation.
+#[tokio::test]
+async fn statements_are_prepared_once() {
+    let options: Vec<String> =
+        sqlx::query_scalar("PRAGMA compile_options").fetch_all(&mut database().await).await.unwrap();
+    assert!(options.iter().any(|option| option == "ENABLE_QPSG"), "{options:?}");
+}
