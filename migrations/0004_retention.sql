@@ -11,6 +11,7 @@ ALTER TABLE files ADD COLUMN task_id TEXT;
 
 CREATE INDEX tasks_with_media ON tasks (media_until) WHERE media_until IS NOT NULL;
 CREATE INDEX tasks_ended ON tasks (finished_at) WHERE finished_at IS NOT NULL AND parent_id IS NULL;
+CREATE INDEX tasks_storing ON tasks (id) WHERE phase = 'storing';
 CREATE INDEX images_by_sha256 ON images (sha256);
 CREATE INDEX files_by_sha256 ON files (sha256);
 CREATE INDEX files_by_age ON files (created_at);

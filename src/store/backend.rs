@@ -300,3 +300,28 @@ where
         migrations.iter().filter(|one| !applied.iter().any(|done| done.version == one.version)).count();
     if behind == 0 { Ok(()) } else { Err(Unprepared::Behind(behind)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database remembers the digests of its migrations and refuses others: one that was ever released never changes, not
+    /// by a space. What it should have said differently is said by a new one.
+    #[test]
+    fn a_migration_is_never_changed() {
+        const RELEASED: [(i64, &str); 6] = [
+            (1, "7247630f464da611"),
+            (2, "9d07ba5e486c0e3b"),
+            (4, "ef64ea24386d990a"),
+            (5, "a9b499358f6cbcbe"),
+            (6, "b009472630d72d14"),
+            (7, "49db79575342e435"),
+        ];
+        let migrations = migrations();
+        for (version, digest) in RELEASED {
+            let known = migrations.iter().find(|one| one.version == version);
+            let found = known.map(|one| hex::encode(&one.checksum[..8]));
+            assert_eq!(found.as_deref(), Some(digest), "migration {version}");
+        }
+    }
+}
