@@ -93,15 +93,41 @@ fn try_fit(route: &Route, offer: &Offer, body: &Value, provider: &str) -> Result
     fit(route, offer, &request, provider)
 }
 
-#[tokio::test]
-async fn every_rule_takes_and_refuses() {
-    let mut counted = (0, 0);
-    let dialects = KINDS.iter().flat_map(|kind| {
+/// Every kind in each of its dialects.
+fn dialects() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    KINDS.iter().flat_map(|kind| {
         let dialects: &[Option<&str>] =
             if kind.name == "imagepipeline" { &[Some("v3"), Some("v1")] } else { &[None] };
         dialects.iter().map(|dialect| (kind.name, *dialect))
-    });
-    for (kind, dialect) in dialects {
+    })
+}
+
+#[tokio::test]
+async fn the_page_on_providers_speaks_of_every_model_form_and_option() {
+    let page = include_str!("../../docs/providers.md");
+    for (kind, dialect) in dialects().filter(|(kind, _)| *kind != "scripted") {
+        assert!(page.contains(&format!("(`{kind}`)\n")), "{kind} has no section");
+        for route in adapter(kind, dialect, "http://127.0.0.1:9").routes() {
+            assert!(page.contains(&route.model), "{kind}: the model {}", route.model);
+            for offer in &route.offers {
+                assert!(page.contains(&offer.form), "{kind}: the form {}", offer.form);
+            }
+            for option in route.options.keys() {
+                assert!(page.contains(&format!("`{option}`")), "{kind}: the option {option}");
+            }
+            for price in
+                route.price.iter().flat_map(|price| [price.per_image, price.per_call, price.no_image])
+            {
+                assert!(price.is_none_or(|price| page.contains(&format!("${price}"))), "{kind}: {price:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_rule_takes_and_refuses() {
+    let mut counted = (0, 0);
+    for (kind, dialect) in dialects() {
         let adapter = adapter(kind, dialect, "http://127.0.0.1:9");
         for route in adapter.routes() {
             for offer in &route.offers {
