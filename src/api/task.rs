@@ -46,13 +46,16 @@ pub(super) async fn get_task(
 ) -> Result<Response, ApiError> {
     let mut task = api.task_of(&caller, &id).await?;
     match query.wait {
-        Some(seconds @ 1..=MAX_WAIT_S) => task = api.wait(task, Duration::from_secs(seconds)).await?,
+        Some(seconds @ 1..=MAX_WAIT_S) => {
+            // Boxed: most looks wait for nothing.
+            task = Box::pin(api.wait(task, Duration::from_secs(seconds))).await?;
+        }
         Some(_) => {
             return Err(ApiError::new(Code::InvalidRequest, format!("wait: must be from 1 to {MAX_WAIT_S}")));
         }
         None => {}
     }
-    let mut response = api.whole(&task).await?;
+    let mut response = Box::pin(api.whole(&task)).await?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if !task.phase.terminal() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));

@@ -37,9 +37,13 @@ impl Engine {
         }
         let named = serde_json::from_slice::<Value>(body).ok().and_then(|body| lane.provider.named(&body));
         crash("callback.received");
-        inner.store.knock(attempt.id, named).await?;
+        // A worker that has the task is told after the row says why.
+        let held = inner.held().contains_key(&attempt.task);
+        inner.store.knock(attempt.id, named, (!held).then_some(attempt.task)).await?;
         crash("callback.committed");
-        inner.make_due(attempt.task).await?;
+        if held {
+            inner.make_due(attempt.task).await?;
+        }
         tracing::debug!(task.id = %attempt.task, attempt.id = %attempt.id, provider.id = provider, "a provider rang");
         Ok(true)
     }

@@ -1,9 +1,16 @@
 //! Attempts as rows: columns for what is looked up, one JSON document for the rest.
 
-use super::backend::{Conn, on};
-use super::claim::count;
+use std::collections::HashMap;
+
+use futures_util::future::BoxFuture;
+use sqlx::AssertSqlSafe;
+use sqlx::query::QueryAs;
+
+use super::backend::{Conn, Db, on};
+use super::claim::{self, count};
+use super::script::Script;
 use super::tasks::json;
-use super::{Store, StoreError};
+use super::{Store, StoreError, gather};
 use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::id::{AttemptId, TaskId};
@@ -26,22 +33,25 @@ pub struct Straggler {
 }
 
 /// Writes an attempt, new or anew.
-pub(super) async fn put(conn: &mut Conn<'_>, attempt: &Attempt) -> Result<(), StoreError> {
-    on!(conn, c => sqlx::query(PUT)
-        .bind(attempt.id.to_string()).bind(attempt.task.to_string()).bind(i64::from(attempt.number))
-        .bind(&attempt.provider).bind(attempt.state.as_str()).bind(&attempt.handle)
-        .bind(&attempt.token_hash).bind(attempt.look_at.map(|at| at.0))
-        .bind(attempt.started_at.0).bind(json(attempt)).bind(attempt.billed.as_str())
-        .execute(c).await.map(drop))?;
-    Ok(())
+pub(super) fn put(script: &mut Script, attempt: &Attempt) {
+    script.add(PUT);
+    script.bind(attempt.id.to_string()).bind(attempt.task.to_string()).bind(i64::from(attempt.number));
+    script.bind(&attempt.provider).bind(attempt.state.as_str()).bind(&attempt.handle);
+    script.bind(&attempt.token_hash).bind(attempt.look_at.map(|at| at.0));
+    script.bind(attempt.started_at.0).bind(json(attempt)).bind(attempt.billed.as_str());
 }
 
-/// Enters what was found out about an attempt of unknown billing; what else was learned of it in the meantime stays.
-pub(super) async fn judge(conn: &mut Conn<'_>, id: AttemptId, verdict: Verdict) -> Result<(), StoreError> {
+/// An attempt of unknown billing with what was found out about it; what else was learned of it in the meantime stays.
+/// [`StoreError::Stale`] when its billing is known.
+pub(super) async fn judged(
+    conn: &mut Conn<'_>,
+    id: AttemptId,
+    verdict: Verdict,
+) -> Result<Attempt, StoreError> {
     let unknown = locked(conn, id).await?.filter(|attempt| attempt.billed == Billing::Unknown);
     let mut attempt = unknown.ok_or(StoreError::Stale)?;
     attempt.judge(verdict);
-    put(conn, &attempt).await
+    Ok(attempt)
 }
 
 /// An attempt that nobody else changes before the transaction ends.
@@ -55,6 +65,22 @@ async fn locked(conn: &mut Conn<'_>, id: AttemptId) -> Result<Option<Attempt>, S
     detail.as_deref().map(read).transpose()
 }
 
+/// What is known of these attempts.
+pub(super) fn details(
+    db: &Db,
+    ids: Vec<String>,
+) -> BoxFuture<'_, Result<HashMap<String, String>, StoreError>> {
+    Box::pin(async move {
+        let (places, ids) = gather::places(ids);
+        let sql = format!("SELECT id, detail FROM attempts WHERE id IN ({places})");
+        let rows: Vec<(String, String)> = on!(&mut db.reader().await?.conn(), c => {
+            let query = sqlx::query_as(AssertSqlSafe(sql));
+            ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
+        })?;
+        Ok(rows.into_iter().collect())
+    })
+}
+
 pub(super) fn read(detail: &str) -> Result<Attempt, StoreError> {
     serde_json::from_str(detail).map_err(|e| StoreError::Unreadable(format!("attempt: {e}")))
 }
@@ -62,10 +88,7 @@ pub(super) fn read(detail: &str) -> Result<Attempt, StoreError> {
 impl Store {
     /// One attempt.
     pub async fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
-        const SQL: &str = "SELECT detail FROM attempts WHERE id = $1";
-        let id = id.to_string();
-        let detail: Option<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_optional(c).await)?;
-        detail.as_deref().map(read).transpose()
+        self.rows.attempts.one(&self.db, id.to_string()).await?.as_deref().map(read).transpose()
     }
 
     /// The attempts of a task and of its parts, first to last.
@@ -106,20 +129,23 @@ impl Store {
         Ok(others > 0)
     }
 
-    /// Stores what a callback says: the id it names, and that an attempt nobody waits for is worth another look.
-    pub async fn knock(&self, id: AttemptId, named: Option<String>) -> Result<(), StoreError> {
+    /// Stores what a callback says: the id it names, and that an attempt nobody waits for is worth another look. A task that
+    /// is named with it becomes due now, as by [`Self::wake`].
+    pub async fn knock(
+        &self,
+        id: AttemptId,
+        named: Option<String>,
+        task: Option<TaskId>,
+    ) -> Result<(), StoreError> {
         const KNOCK: &str = "UPDATE attempts SET hint = COALESCE($2, hint), look_at = CASE \
              WHEN state IN ('unknown', 'lost', 'rejected', 'not_sent') THEN $3 ELSE look_at END WHERE id = $1";
         let now = self.clock.now();
-        self.db
-            .write(move |mut conn| {
-                Box::pin(async move {
-                    let id = id.to_string();
-                    on!(&mut conn, c => sqlx::query(KNOCK).bind(id).bind(named).bind(now.0).execute(c).await.map(drop))?;
-                    Ok(())
-                })
-            })
-            .await?;
+        let mut script = Script::default();
+        script.add(KNOCK).bind(id.to_string()).bind(named).bind(now.0);
+        if let Some(task) = task {
+            claim::wake(&mut script, task, now);
+        }
+        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await.map(drop) })).await?;
         self.changes.work_due();
         Ok(())
     }
@@ -142,7 +168,9 @@ impl Store {
                         },
                         None => attempt,
                     };
-                    put(&mut conn, &left).await
+                    let mut script = Script::default();
+                    put(&mut script, &left);
+                    script.run(&mut conn).await.map(drop)
                 })
             })
             .await?;

@@ -4,6 +4,7 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError};
 use crate::domain::audit::{Entry, Outcome};
@@ -59,7 +60,7 @@ impl Store {
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
-                    put(&mut conn, &entry).await?;
+                    enter(&mut conn, &entry).await?;
                     Ok(entry)
                 })
             })
@@ -99,14 +100,19 @@ impl Store {
 }
 
 /// Adds an entry within somebody's transaction: what it tells and the telling are one.
-pub(super) async fn put(conn: &mut Conn<'_>, entry: &Entry) -> Result<(), StoreError> {
+pub(super) fn put(script: &mut Script, entry: &Entry) {
     const SQL: &str = "INSERT INTO audit (id, at, key_name, tenant, act, subject, outcome, details) \
          VALUES ($1,$2,$3,$4,$5,$6,$7,$8)";
-    on!(conn, c => sqlx::query(SQL)
-        .bind(entry.id.to_string()).bind(entry.at.0).bind(&entry.key).bind(&entry.tenant).bind(&entry.act)
-        .bind(&entry.subject).bind(entry.outcome.as_str()).bind(json(&entry.details))
-        .execute(c).await.map(drop))?;
-    Ok(())
+    script.add(SQL);
+    script.bind(entry.id.to_string()).bind(entry.at.0).bind(&entry.key).bind(&entry.tenant).bind(&entry.act);
+    script.bind(&entry.subject).bind(entry.outcome.as_str()).bind(json(&entry.details));
+}
+
+/// The same at once.
+pub(super) async fn enter(conn: &mut Conn<'_>, entry: &Entry) -> Result<(), StoreError> {
+    let mut script = Script::default();
+    put(&mut script, entry);
+    script.run(conn).await.map(drop)
 }
 
 /// Tells the log what the audit was told.

@@ -31,6 +31,12 @@ pub(super) async fn migrated(conn: &mut SqliteConnection) {
 /// More than there are queries, so that each is prepared once.
 const STATEMENTS: usize = 512;
 
+/// Of each SQLite connection, in KiB (negative: pages otherwise). The pages that every step touches are not read again.
+const CACHE_KIB: &str = "-8192";
+/// The write-ahead log is carried over into the database after so many pages of 4 KiB: a page that changes with every
+/// step is carried over once.
+const CHECKPOINT_PAGES: &str = "4000";
+
 /// The migrations, compiled in. A database that is ahead of them is a newer replica's work, and is left alone.
 fn migrations() -> Migrator {
     let mut migrations = sqlx::migrate!("./migrations");
@@ -47,7 +53,10 @@ pub(super) fn known_migrations() -> Vec<i64> {
 macro_rules! on {
     ($conn:expr, $c:ident => $body:expr) => {
         match $conn {
-            $crate::store::backend::Conn::Sqlite($c) => {
+            $crate::store::backend::Conn::Sqlite($c, opening) => {
+                if let Some(opening) = opening.take() {
+                    sqlx::Executor::execute(&mut **$c, opening.text).await?;
+                }
                 let $c = &mut **$c;
                 $body
             }
@@ -60,9 +69,23 @@ macro_rules! on {
 }
 pub(super) use on;
 
+/// What must run before the next statement of a connection, with which it travels if it can.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opening {
+    pub text: &'static str,
+    /// How many statements that is.
+    pub statements: usize,
+}
+
+impl Opening {
+    pub fn of(text: &'static str) -> Self {
+        Self { text, statements: text.split(';').count() }
+    }
+}
+
 /// A borrowed connection to either database.
 pub(super) enum Conn<'c> {
-    Sqlite(&'c mut SqliteConnection),
+    Sqlite(&'c mut SqliteConnection, &'c mut Option<Opening>),
     Postgres(&'c mut PgConnection),
 }
 
@@ -70,7 +93,7 @@ impl Conn<'_> {
     /// The text for this database, where one word of SQL differs.
     pub fn pick(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match self {
-            Self::Sqlite(_) => sqlite,
+            Self::Sqlite(..) => sqlite,
             Self::Postgres(_) => postgres,
         }
     }
@@ -78,14 +101,14 @@ impl Conn<'_> {
 
 /// A connection for reading.
 pub(super) enum Reader {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(PoolConnection<Sqlite>, Option<Opening>),
     Postgres(PoolConnection<Postgres>),
 }
 
 impl Reader {
     pub fn conn(&mut self) -> Conn<'_> {
         match self {
-            Self::Sqlite(conn) => Conn::Sqlite(conn),
+            Self::Sqlite(conn, opening) => Conn::Sqlite(conn, opening),
             Self::Postgres(conn) => Conn::Postgres(conn),
         }
     }
@@ -127,7 +150,7 @@ impl Db {
     pub async fn reader(&self) -> Result<Reader, StoreError> {
         let _operation = self.load().begin();
         let reader = match self {
-            Self::Sqlite { readers, .. } => readers.acquire().await.map(Reader::Sqlite),
+            Self::Sqlite { readers, .. } => readers.acquire().await.map(|conn| Reader::Sqlite(conn, None)),
             Self::Postgres { pool, .. } => pool.acquire().await.map(Reader::Postgres),
         };
         Ok(reader.inspect_err(|error| self.load().failed(error))?)
@@ -191,6 +214,10 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .foreign_keys(true)
+        // What a savepoint or a sort keeps aside need not outlive the process.
+        .pragma("temp_store", "memory")
+        .pragma("cache_size", CACHE_KIB)
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         .statement_cache_capacity(STATEMENTS)
         .busy_timeout(Duration::from_secs(5));
     let mut writing = SqliteConnection::connect_with(&options).await.map_err(|e| failed(e.to_string()))?;

@@ -12,7 +12,7 @@ impl Store {
     /// synced to disk before this answers. Only SQLite can: `None` on Postgres, which has tools of its own.
     pub async fn copy_to(&self, file: &Path) -> Result<Option<()>, StoreError> {
         let mut reader = self.db.reader().await?;
-        let Conn::Sqlite(conn) = reader.conn() else { return Ok(None) };
+        let Conn::Sqlite(conn, _) = reader.conn() else { return Ok(None) };
         let into = file.display().to_string().replace('\'', "''");
         conn.execute(AssertSqlSafe(format!("VACUUM INTO '{into}'"))).await?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

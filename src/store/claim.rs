@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::backend::{Conn, on};
+use super::script::Script;
 use super::tasks::{Row, columns};
 use super::{Store, StoreError};
 use crate::domain::clock::Millis;
@@ -96,18 +97,9 @@ impl Store {
 
     /// Makes a task due now that waits for its provider.
     pub async fn wake(&self, id: TaskId) -> Result<(), StoreError> {
-        const WAKE: &str = "UPDATE tasks SET wake_at = $2 WHERE id = $1 AND wake_at > $2 \
-             AND phase IN ('waiting', 'reconciling', 'gathering', 'storing')";
-        let now = self.clock.now();
-        self.db
-            .write(move |mut conn| {
-                Box::pin(async move {
-                    let id = id.to_string();
-                    on!(&mut conn, c => sqlx::query(WAKE).bind(id).bind(now.0).execute(c).await.map(drop))?;
-                    Ok(())
-                })
-            })
-            .await?;
+        let mut script = Script::default();
+        wake(&mut script, id, self.clock.now());
+        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await.map(drop) })).await?;
         self.changes.work_due();
         Ok(())
     }
@@ -148,6 +140,13 @@ impl Store {
             on!(&mut reader.conn(), c => sqlx::query_scalar(STRAGGLER).fetch_one(c).await)?;
         Ok([started, queued, until, straggler].into_iter().flatten().min().map(Millis))
     }
+}
+
+/// Makes a task due that waits for its provider.
+pub(super) fn wake(script: &mut Script, id: TaskId, now: Millis) {
+    const WAKE: &str = "UPDATE tasks SET wake_at = $2 WHERE id = $1 AND wake_at > $2 \
+         AND phase IN ('waiting', 'reconciling', 'gathering', 'storing')";
+    script.add(WAKE).bind(id.to_string()).bind(now.0);
 }
 
 async fn lease(mut conn: Conn<'_>, claim: Claim, now: Millis) -> Result<Vec<Row>, StoreError> {

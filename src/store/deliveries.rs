@@ -1,11 +1,14 @@
 //! Webhooks owed, as rows: written with what they tell, leased like tasks, closed with what became of them.
 
+use std::collections::HashMap;
+
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::script::Script;
 use super::tasks::json;
-use super::{Store, StoreError, audit};
+use super::{Store, StoreError, audit, webhooks};
 use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::delivery::{Delivery, DeliveryState, Sequel};
@@ -14,8 +17,8 @@ use crate::domain::webhook::Rotation;
 
 macro_rules! columns {
     () => {
-        "d.id, d.tenant, d.task_id, d.webhook_id, d.url, d.seq, d.event, d.body, d.state, d.tries, d.version, d.wake_at, \
-         d.created_at, d.finished_at, d.log"
+        "id, tenant, task_id, webhook_id, url, seq, event, body, state, tries, version, wake_at, \
+         created_at, finished_at, log"
     };
 }
 
@@ -103,25 +106,25 @@ pub struct DeliveryFilter {
 }
 
 /// Writes a letter that is owed from now on.
-pub(super) async fn put(conn: &mut Conn<'_>, owed: &Delivery) -> Result<(), StoreError> {
+pub(super) fn put(script: &mut Script, owed: &Delivery) {
     // Behind a letter of its line that waits for its next try it is due no sooner than that one, so that nobody looks at it
     // in vain. One that is on its way may be closed this very moment, unseen from here: behind it, it is due now.
     const PUT: &str = "INSERT INTO deliveries (id, tenant, task_id, webhook_id, url, host, line, seq, event, body, state, troubled, \
          tries, version, leased, created_at, log, wake_at) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,1,$12,$14,'[]', \
          COALESCE((SELECT MAX(e.wake_at) FROM deliveries e WHERE e.line = $7 AND e.state = 'pending' AND e.leased = $12 AND e.wake_at > $15), $15))";
-    on!(conn, c => sqlx::query(PUT)
-        .bind(owed.id.to_string()).bind(&owed.tenant).bind(owed.task.map(|id| id.to_string()))
-        .bind(owed.webhook.map(|id| id.to_string())).bind(&owed.url).bind(owed.host()).bind(owed.line())
-        .bind(owed.seq).bind(&owed.event).bind(&owed.body).bind(owed.state.as_str()).bind(false)
-        .bind(i64::from(owed.tries)).bind(owed.created_at.0).bind(owed.wake_at.map(|at| at.0))
-        .execute(c).await.map(drop))?;
-    Ok(())
+    script.add(PUT);
+    script.bind(owed.id.to_string()).bind(&owed.tenant).bind(owed.task.map(|id| id.to_string()));
+    script.bind(owed.webhook.map(|id| id.to_string())).bind(&owed.url).bind(owed.host()).bind(owed.line());
+    script.bind(owed.seq).bind(&owed.event).bind(&owed.body).bind(owed.state.as_str()).bind(false);
+    script.bind(i64::from(owed.tries)).bind(owed.created_at.0).bind(owed.wake_at.map(|at| at.0));
 }
 
 impl Store {
     /// Owes one letter that belongs to no task's step: a test.
     pub async fn owe(&self, owed: Delivery) -> Result<(), StoreError> {
-        self.db.write(move |mut conn| Box::pin(async move { put(&mut conn, &owed).await })).await?;
+        let mut script = Script::default();
+        put(&mut script, &owed);
+        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await.map(drop) })).await?;
         self.changes.mail_due();
         Ok(())
     }
@@ -181,7 +184,11 @@ impl Store {
         let now = self.clock.now();
         let gone = leased.delivery.webhook.filter(|_| sequel == Sequel::Gone);
         let tenant = leased.delivery.tenant.clone();
-        self.db.write(move |conn| Box::pin(close(conn, leased, sequel, now))).await?;
+        match self.db.write(move |conn| Box::pin(close(conn, leased, sequel, now))).await {
+            // What the receiver said of itself counts all the same.
+            Ok(()) | Err(StoreError::Stale) => {}
+            Err(error) => return Err(error),
+        }
         if let Some(webhook) = gone {
             self.switch_endpoint(webhook, &tenant, Some("the receiver answered 410 Gone".into())).await?;
         }
@@ -214,7 +221,7 @@ impl Store {
                 let changed = on!(&mut conn, c => sqlx::query(AGAIN).bind(id).bind(tenant).bind(now.0).bind(false)
                     .execute(c).await.map(|done| done.rows_affected()))?;
                 if changed > 0 {
-                    audit::put(&mut conn, &entry).await?;
+                    audit::enter(&mut conn, &entry).await?;
                 }
                 Ok((changed > 0).then_some(entry))
             })
@@ -275,28 +282,33 @@ async fn lease(
     now: Millis,
 ) -> Result<Vec<Leased>, StoreError> {
     const DEMOTE: &str = "UPDATE deliveries SET troubled = $2 WHERE id = $1 AND state = 'pending'";
-    const TAKE: &str = "UPDATE deliveries SET wake_at = $2, leased = $4, version = version + 1 \
-         WHERE id = $1 AND state = 'pending' AND wake_at <= $3";
+    const TAKE: &str = concat!(
+        "UPDATE deliveries SET wake_at = $2, leased = $4, version = version + 1 \
+         WHERE id = $1 AND state = 'pending' AND wake_at <= $3 RETURNING ",
+        columns!()
+    );
     const SIGNED: &str = "SELECT generation, overlap_until FROM webhook_secrets WHERE owner = $1";
     for id in demote {
         on!(&mut conn, c => sqlx::query(DEMOTE).bind(id).bind(true).execute(c).await.map(drop))?;
     }
-    let mut leased = Vec::with_capacity(take.len());
+    let (mut leased, mut rotations) = (Vec::with_capacity(take.len()), HashMap::new());
     for id in take {
-        let taken = on!(&mut conn, c => sqlx::query(TAKE).bind(&id).bind(until.0).bind(now.0).bind(true)
-            .execute(c).await.map(|done| done.rows_affected()))?;
-        if taken == 0 {
-            continue;
-        }
-        let row: Row = on!(&mut conn, c => sqlx::query_as(BY_ID).bind(&id).fetch_one(c).await)?;
+        let row: Option<Row> = on!(&mut conn, c => sqlx::query_as(TAKE)
+            .bind(id).bind(until.0).bind(now.0).bind(true).fetch_optional(c).await)?;
+        let Some(row) = row else { continue };
         let version = row.version;
         let delivery = Delivery::try_from(row)?;
-        let signed: Option<(i64, Option<i64>)> = on!(&mut conn, c => sqlx::query_as(SIGNED)
-            .bind(delivery.signer()).fetch_optional(c).await)?;
-        let rotation = signed.map_or_else(Rotation::default, |(generation, until)| Rotation {
-            generation,
-            overlap_until: until.map(Millis),
-        });
+        let owner = delivery.signer();
+        let known = rotations.get(&owner).copied();
+        let rotation = if let Some(known) = known {
+            known
+        } else {
+            let row: Option<(i64, Option<i64>)> = on!(&mut conn, c => sqlx::query_as(SIGNED)
+                .bind(&owner).fetch_optional(c).await)?;
+            let rotation = row.map_or_else(Rotation::default, webhooks::rotation);
+            rotations.insert(owner, rotation);
+            rotation
+        };
         leased.push(Leased { delivery, version, rotation });
     }
     Ok(leased)
@@ -312,18 +324,18 @@ async fn close(mut conn: Conn<'_>, leased: Leased, sequel: Sequel, now: Millis) 
          WHERE line = $1 AND state = 'pending' AND seq > $2";
     let one = leased.delivery;
     let troubled = matches!(sequel, Sequel::Again(_));
-    let closed = on!(&mut conn, c => sqlx::query(CLOSE)
-        .bind(one.id.to_string()).bind(leased.version).bind(one.state.as_str()).bind(i64::from(one.tries))
-        .bind(one.wake_at.map(|at| at.0)).bind(one.finished_at.map(|at| at.0)).bind(json(&one.log)).bind(troubled).bind(false)
-        .execute(c).await.map(|done| done.rows_affected()))?;
-    if closed == 0 {
-        return Ok(());
-    }
+    let mut script = Script::default();
+    script.add(CLOSE);
+    script.bind(one.id.to_string()).bind(leased.version).bind(one.state.as_str()).bind(i64::from(one.tries));
+    script.bind(one.wake_at.map(|at| at.0)).bind(one.finished_at.map(|at| at.0)).bind(json(&one.log));
+    script.bind(troubled).bind(false);
     let (sql, at) = match sequel {
         Sequel::Again(at) => (LATER, at),
         Sequel::Delivered | Sequel::Dead => (FREE, now),
         Sequel::Gone => (GONE, now),
     };
-    on!(&mut conn, c => sqlx::query(sql).bind(one.line()).bind(one.seq).bind(at.0).execute(c).await.map(drop))?;
-    Ok(())
+    script.add(sql).bind(one.line()).bind(one.seq).bind(at.0);
+    let came = script.run(&mut conn).await?;
+    // Another has it: what was said to those behind it is undone, too.
+    if came[0].rows == 0 { Err(StoreError::Stale) } else { Ok(()) }
 }

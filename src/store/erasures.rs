@@ -5,23 +5,30 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::script::Script;
 use super::{Store, StoreError, attempts};
 use crate::domain::clock::Millis;
 use crate::domain::task::{Output, Source, State};
 
 /// Notes that bytes may go.
-pub(super) async fn note(
-    conn: &mut Conn<'_>,
-    hashes: impl IntoIterator<Item = String>,
-    now: Millis,
-) -> Result<(), StoreError> {
+pub(super) fn note(script: &mut Script, hashes: impl IntoIterator<Item = String>, now: Millis) {
     const NOTE: &str = "INSERT INTO erasures (sha256, due_at) VALUES ($1, $2) ON CONFLICT (sha256) DO UPDATE SET due_at = $2";
     // In one order for all, so that two who let go of the same bytes do not lock each other out.
     let hashes: BTreeSet<String> = hashes.into_iter().collect();
     for sha256 in hashes {
-        on!(conn, c => sqlx::query(NOTE).bind(sha256).bind(now.0).execute(c).await.map(drop))?;
+        script.add(NOTE).bind(sha256).bind(now.0);
     }
-    Ok(())
+}
+
+/// The same at once.
+pub(super) async fn noted(
+    conn: &mut Conn<'_>,
+    hashes: impl IntoIterator<Item = String>,
+    now: Millis,
+) -> Result<(), StoreError> {
+    let mut script = Script::default();
+    note(&mut script, hashes, now);
+    script.run(conn).await.map(drop)
 }
 
 impl Store {

@@ -2,7 +2,8 @@
 
 use sqlx::FromRow;
 
-use super::backend::{Conn, on};
+use super::backend::on;
+use super::script::Script;
 use super::{Store, StoreError};
 use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
@@ -22,17 +23,10 @@ pub struct EventRow {
 }
 
 /// Writes one line of a task's history.
-pub(super) async fn put(
-    conn: &mut Conn<'_>,
-    task: &str,
-    notice: &Notice,
-    now: Millis,
-) -> Result<(), StoreError> {
+pub(super) fn put(script: &mut Script, task: &str, notice: &Notice, now: Millis) {
     const PUT: &str = "INSERT INTO events (task_id, seq, name, data, created_at) VALUES ($1,$2,$3,$4,$5)";
-    on!(conn, c => sqlx::query(PUT)
-        .bind(task).bind(notice.seq).bind(notice.name).bind(notice.data.to_string()).bind(now.0)
-        .execute(c).await.map(drop))?;
-    Ok(())
+    script.add(PUT);
+    script.bind(task).bind(notice.seq).bind(notice.name).bind(notice.data.to_string()).bind(now.0);
 }
 
 impl Store {

@@ -30,14 +30,14 @@ pub(super) async fn let_go_of_images(
     let hashes: Vec<String> = on!(conn, c => sqlx::query_scalar(HASHES).bind(task).fetch_all(c).await)?;
     let sql = if rows_too { DELETE } else { GONE };
     on!(conn, c => sqlx::query(sql).bind(task).execute(c).await.map(drop))?;
-    erasures::note(conn, hashes, now).await
+    erasures::noted(conn, hashes, now).await
 }
 
 /// Forgets the files that came in with a task or were made for it.
 pub(super) async fn let_go_of_files(conn: &mut Conn<'_>, task: &str, now: Millis) -> Result<(), StoreError> {
     const FORGET: &str = "DELETE FROM files WHERE task_id = $1 RETURNING sha256";
     let hashes: Vec<String> = on!(conn, c => sqlx::query_scalar(FORGET).bind(task).fetch_all(c).await)?;
-    erasures::note(conn, hashes, now).await
+    erasures::noted(conn, hashes, now).await
 }
 
 impl Store {
@@ -116,7 +116,7 @@ impl Store {
                     let hashes: Vec<String> = on!(&mut conn, c =>
                         sqlx::query_scalar(EXPIRE).bind(unused_since.0).bind(count(limit)).fetch_all(c).await)?;
                     let expired = hashes.len();
-                    erasures::note(&mut conn, hashes, now).await?;
+                    erasures::noted(&mut conn, hashes, now).await?;
                     Ok(expired)
                 })
             })

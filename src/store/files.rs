@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::FromRow;
 
-use super::backend::{Conn, on};
+use super::backend::on;
+use super::script::Script;
 use super::{Store, StoreError, erasures};
 use crate::domain::clock::Millis;
 use crate::domain::file::StoredFile;
@@ -43,26 +44,22 @@ impl TryFrom<Row> for StoredFile {
 }
 
 /// Notes which files a new task names: their time begins anew.
-pub(super) async fn used(conn: &mut Conn<'_>, task: &Task) -> Result<(), StoreError> {
+pub(super) fn used(script: &mut Script, task: &Task) {
     const USED: &str = "UPDATE files SET used_at = $3 WHERE id = $1 AND tenant = $2";
     let named = task.request.inputs().into_iter().filter_map(|(_, input)| input.file_id);
     // In one order for all: two tasks that name the same files would lock each other out.
     let named: BTreeSet<_> = named.map(|id| id.to_string()).collect();
     for id in named {
-        on!(conn, c => sqlx::query(USED).bind(id).bind(&task.tenant).bind(task.created_at.0)
-            .execute(c).await.map(drop))?;
+        script.add(USED).bind(id).bind(&task.tenant).bind(task.created_at.0);
     }
-    Ok(())
 }
 
 /// Notes which files came in with a new task: they go with its content.
-pub(super) async fn bind(conn: &mut Conn<'_>, task: &Task, files: &[FileId]) -> Result<(), StoreError> {
+pub(super) fn bind(script: &mut Script, task: &Task, files: &[FileId]) {
     const BIND: &str = "UPDATE files SET task_id = $2 WHERE id = $1 AND task_id IS NULL";
     for id in files {
-        on!(conn, c => sqlx::query(BIND).bind(id.to_string()).bind(task.id.to_string())
-            .execute(c).await.map(drop))?;
+        script.add(BIND).bind(id.to_string()).bind(task.id.to_string());
     }
-    Ok(())
 }
 
 impl Store {
@@ -105,7 +102,7 @@ impl Store {
                     let gone: Option<String> = on!(&mut conn, c =>
                         sqlx::query_scalar(SQL).bind(id).bind(tenant).fetch_optional(c).await)?;
                     let there = gone.is_some();
-                    erasures::note(&mut conn, gone, now).await?;
+                    erasures::noted(&mut conn, gone, now).await?;
                     Ok(there)
                 })
             })

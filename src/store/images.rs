@@ -1,14 +1,20 @@
 //! Pictures in custody as rows; their bytes lie in the blob store.
 
-use sqlx::FromRow;
+use std::collections::HashMap;
 
-use super::backend::{Conn, on};
-use super::{Store, StoreError};
+use futures_util::future::BoxFuture;
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, FromRow};
+
+use super::backend::{Db, on};
+use super::script::Script;
+use super::{Store, StoreError, gather};
 use crate::domain::id::TaskId;
 use crate::domain::image::{ImageKind, StoredImage};
 
-#[derive(FromRow)]
-struct Row {
+#[derive(Clone, FromRow)]
+pub(super) struct Row {
+    task_id: String,
     position: i64,
     sha256: String,
     media_type: String,
@@ -41,29 +47,46 @@ impl TryFrom<Row> for StoredImage {
 }
 
 /// Writes one picture of a task.
-pub(super) async fn put(conn: &mut Conn<'_>, task: &str, image: &StoredImage) -> Result<(), StoreError> {
+pub(super) fn put(script: &mut Script, task: &str, image: &StoredImage) {
     const PUT: &str = "INSERT INTO images (task_id, position, sha256, media_type, width, height, bytes, kind, late) \
          VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9) ON CONFLICT (task_id, position) DO NOTHING";
     let kind = match image.kind {
         ImageKind::Output => "output",
         ImageKind::Preprocessed => "preprocessed",
     };
-    on!(conn, c => sqlx::query(PUT)
-        .bind(task).bind(i64::from(image.index)).bind(&image.sha256).bind(image.media_type.as_str())
-        .bind(i64::from(image.width)).bind(i64::from(image.height))
-        .bind(i64::try_from(image.bytes).unwrap_or(i64::MAX)).bind(kind).bind(image.late)
-        .execute(c).await.map(drop))?;
-    Ok(())
+    script.add(PUT);
+    script.bind(task).bind(i64::from(image.index)).bind(&image.sha256).bind(image.media_type.as_str());
+    script.bind(i64::from(image.width)).bind(i64::from(image.height));
+    script.bind(i64::try_from(image.bytes).unwrap_or(i64::MAX)).bind(kind).bind(image.late);
+}
+
+/// The pictures of these tasks, of each in order.
+pub(super) fn read(
+    db: &Db,
+    ids: Vec<String>,
+) -> BoxFuture<'_, Result<HashMap<String, Vec<Row>>, StoreError>> {
+    Box::pin(async move {
+        let (places, ids) = gather::places(ids);
+        let sql = format!(
+            "SELECT task_id, position, sha256, media_type, width, height, bytes, kind, late, gone FROM images \
+             WHERE task_id IN ({places}) ORDER BY task_id, position"
+        );
+        let rows: Vec<Row> = on!(&mut db.reader().await?.conn(), c => {
+            let query = sqlx::query_as(AssertSqlSafe(sql));
+            ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
+        })?;
+        let mut images: HashMap<String, Vec<Row>> = HashMap::new();
+        for row in rows {
+            images.entry(row.task_id.clone()).or_default().push(row);
+        }
+        Ok(images)
+    })
 }
 
 impl Store {
     /// A task's pictures, in order.
     pub async fn images(&self, task: TaskId) -> Result<Vec<StoredImage>, StoreError> {
-        const SQL: &str = "SELECT position, sha256, media_type, width, height, bytes, kind, late, gone FROM images \
-             WHERE task_id = $1 ORDER BY position";
-        let id = task.to_string();
-        let rows: Vec<Row> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).bind(id).fetch_all(c).await)?;
+        let rows = self.rows.images.one(&self.db, task.to_string()).await?.unwrap_or_default();
         rows.into_iter().map(StoredImage::try_from).collect()
     }
 }

@@ -193,5 +193,5 @@ async fn told(conn: &mut Conn<'_>, entry: &Entry) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO key_changes (one, count) VALUES (1, 1) \
          ON CONFLICT (one) DO UPDATE SET count = key_changes.count + 1";
     on!(conn, c => sqlx::query(SQL).execute(c).await.map(drop))?;
-    audit::put(conn, entry).await
+    audit::enter(conn, entry).await
 }

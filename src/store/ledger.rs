@@ -1,7 +1,10 @@
 //! The ledger as rows: lines are only ever added, in the transaction of the fact that moved the money, and the balances of
 //! keys with a budget move with them. A budget is checked on the balance as it is after the task, under the row's lock.
 
+use std::ops::Range;
+
 use super::backend::{Conn, on};
+use super::script::{Came, Script};
 use super::{Store, StoreError};
 use crate::domain::attempt::Billing;
 use crate::domain::clock::Millis;
@@ -85,59 +88,80 @@ impl Store {
     }
 }
 
-/// Adds lines of one key and one day. One that is there already moves nothing a second time.
-pub(super) async fn enter(conn: &mut Conn<'_>, lines: &[Line], at: Millis) -> Result<Sums, StoreError> {
+/// Lines in a script, and the balances they move.
+pub(super) struct Entered {
+    lines: Range<usize>,
+    moves: bool,
+}
+
+/// Adds lines of one key and one day, and moves that key's balances, the total always first: two transactions that did it
+/// in different order would lock each other out. What came of it is for [`Entered::sums`].
+pub(super) fn enter(script: &mut Script, lines: &[Line], at: Millis) -> Entered {
     const PUT: &str = "INSERT INTO ledger (id, at, tenant, key_name, task_id, task_at, attempt_id, about, kind, provider, \
              model, billed, estimated, reserved, unresolved, settled) \
          VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16) ON CONFLICT (task_id, about, kind) DO NOTHING";
-    let mut moved = Balance::default();
+    let begin = script.len();
     for line in lines {
         let (entry, change) = (&line.entry, line.entry.change);
         let attempt = entry.attempt.map(|id| id.to_string());
-        let put = on!(conn, c => sqlx::query(PUT)
-            .bind(line.id.to_string()).bind(at.0).bind(&line.tenant).bind(&line.key).bind(&line.task)
-            .bind(line.task_at.0).bind(&attempt).bind(attempt.as_ref().unwrap_or(&line.task))
-            .bind(entry.kind.as_str()).bind(&entry.provider).bind(&line.model)
-            .bind(entry.billed.map(Billing::as_str)).bind(entry.estimated.map(Usd::nanos))
-            .bind(change.reserved.nanos()).bind(change.unresolved.nanos()).bind(change.settled.nanos())
-            .execute(c).await.map(|done| done.rows_affected()))?;
-        if put == 0 {
-            tracing::error!(
-                task.id = line.task,
-                kind = entry.kind.as_str(),
-                "a line of the ledger was there already"
-            );
-        } else {
-            moved = moved + change;
-        }
+        script.add(PUT);
+        script.bind(line.id.to_string()).bind(at.0).bind(&line.tenant).bind(&line.key).bind(&line.task);
+        script.bind(line.task_at.0).bind(&attempt).bind(attempt.as_ref().unwrap_or(&line.task));
+        script.bind(entry.kind.as_str()).bind(&entry.provider).bind(&line.model);
+        script.bind(entry.billed.map(Billing::as_str)).bind(entry.estimated.map(Usd::nanos));
+        script.bind(change.reserved.nanos()).bind(change.unresolved.nanos()).bind(change.settled.nanos());
     }
-    match lines.first() {
-        Some(line) if !moved.is_zero() => shift(conn, &line.key, Day::of(line.task_at), moved).await,
-        _ => Ok(Sums::default()),
+    let range = begin..script.len();
+    let sum = lines.iter().fold(Balance::default(), |sum, line| sum + line.entry.change);
+    let moves = !sum.is_zero();
+    if let Some(line) = lines.first().filter(|_| moves) {
+        shift(script, line, sum);
     }
+    Entered { lines: range, moves }
 }
 
-/// Moves a key's balances, the total always first: two transactions that did it in different order would lock each other
-/// out.
-async fn shift(conn: &mut Conn<'_>, key: &str, day: Day, by: Balance) -> Result<Sums, StoreError> {
-    let total = shift_one(conn, key, ALL_DAYS, by).await?;
-    // Without the one there is no other.
-    let today = if total.is_some() { shift_one(conn, key, day, by).await? } else { None };
-    Ok(Sums { total, today })
-}
-
-async fn shift_one(
-    conn: &mut Conn<'_>,
-    key: &str,
-    day: Day,
-    by: Balance,
-) -> Result<Option<Balance>, StoreError> {
+/// Moves the balances of a line's key, the total and its day's, where they are.
+fn shift(script: &mut Script, line: &Line, by: Balance) {
     const SHIFT: &str = "UPDATE balances SET reserved = reserved + $3, unresolved = unresolved + $4, \
          settled = settled + $5 WHERE key_name = $1 AND day = $2 RETURNING reserved, unresolved, settled";
-    let row: Option<(i64, i64, i64)> = on!(conn, c => sqlx::query_as(SHIFT)
-        .bind(key).bind(day.0).bind(by.reserved.nanos()).bind(by.unresolved.nanos()).bind(by.settled.nanos())
-        .fetch_optional(c).await)?;
-    Ok(row.map(|(reserved, unresolved, settled)| balance(reserved, unresolved, settled)))
+    for day in [ALL_DAYS, Day::of(line.task_at)] {
+        script.add(SHIFT).bind(&line.key).bind(day.0);
+        script.bind(by.reserved.nanos()).bind(by.unresolved.nanos()).bind(by.settled.nanos());
+    }
+}
+
+impl Entered {
+    /// The same where what came of so many statements stands before what comes of this script.
+    pub fn after(self, before: usize) -> Self {
+        Self { lines: self.lines.start + before..self.lines.end + before, ..self }
+    }
+
+    /// Reads what came of the script that the lines were in. A line that was there already moves nothing a second time.
+    pub async fn sums(self, conn: &mut Conn<'_>, lines: &[Line], came: &[Came]) -> Result<Sums, StoreError> {
+        let mut twice = Balance::default();
+        for (line, came) in lines.iter().zip(&came[self.lines.clone()]) {
+            if came.rows == 0 {
+                let kind = line.entry.kind.as_str();
+                tracing::error!(task.id = line.task, kind, "a line of the ledger was there already");
+                twice = twice + line.entry.change;
+            }
+        }
+        if !self.moves {
+            return Ok(Sums::default());
+        }
+        let at = self.lines.end;
+        let mut came = [came[at].clone(), came[at + 1].clone()];
+        if let Some(line) = lines.first().filter(|_| !twice.is_zero()) {
+            let mut back = Script::default();
+            shift(&mut back, line, Balance::default() - twice);
+            came = back.run(conn).await?.try_into().unwrap_or_default();
+        }
+        let [total, today] = came.map(|came| match came.returned.as_deref() {
+            Some([reserved, unresolved, settled]) => Some(balance(*reserved, *unresolved, *settled)),
+            _ => None,
+        });
+        Ok(Sums { total, today })
+    }
 }
 
 /// Whether the key's budgets cover the task that these lines open: else nothing of it is to be kept.

@@ -1,6 +1,7 @@
 //! Floor 2: rows. [`Store`] speaks in tasks, attempts and images; every query is written once and runs on SQLite and
 //! Postgres alike (`backend.rs` holds what differs). What a write has answered for is durable.
 
+mod accept;
 mod attempts;
 mod audit;
 mod backend;
@@ -14,6 +15,7 @@ mod erasures;
 mod events;
 mod expire;
 mod files;
+mod gather;
 mod images;
 mod keys;
 mod lanes;
@@ -28,6 +30,7 @@ mod places;
 mod plans;
 mod queue;
 mod reach;
+mod script;
 mod settings;
 mod tasks;
 mod time;
@@ -39,6 +42,7 @@ mod writer;
 
 use std::sync::Arc;
 
+pub use accept::Accepted;
 pub use attempts::Straggler;
 pub use audit::AuditFilter;
 pub use backend::Exclusive;
@@ -51,11 +55,13 @@ pub use events::EventRow;
 pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
 pub use load::Load;
-pub use tasks::{Accepted, Change};
+pub use tasks::Change;
 pub use transfer::{Moved, transfer};
 pub use unresolved::Judged;
 pub use usage::{Grouping, Usage, UsageFilter};
 pub use webhooks::Endpoint;
+
+use gather::Gather;
 
 use crate::domain::budget::Short;
 use crate::domain::clock::{Clock, Millis};
@@ -125,8 +131,26 @@ pub struct Store {
     news: Arc<news::News>,
     endpoints: Arc<webhooks::Endpoints>,
     lines: Arc<queue::Lines>,
+    rows: Arc<Rows>,
     /// How links in webhooks are made; without it none are written.
     links: Option<Links>,
+}
+
+/// Single rows that many ask for at once.
+struct Rows {
+    tasks: Arc<Gather<tasks::Row>>,
+    images: Arc<Gather<Vec<images::Row>>>,
+    attempts: Arc<Gather<String>>,
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self {
+            tasks: Gather::by(tasks::read),
+            images: Gather::by(images::read),
+            attempts: Gather::by(attempts::details),
+        }
+    }
 }
 
 impl Store {
@@ -143,7 +167,16 @@ impl Store {
             time::ask(pool, &clock).await?;
         }
         let (changes, news, endpoints) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { db, clock, changes, news, endpoints, lines: Arc::default(), links: None })
+        Ok(Self {
+            db,
+            clock,
+            changes,
+            news,
+            endpoints,
+            lines: Arc::default(),
+            rows: Arc::default(),
+            links: None,
+        })
     }
 
     /// Where to hear of tasks that changed and of work that fell due.

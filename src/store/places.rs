@@ -2,6 +2,7 @@
 //! minute, handed out to replicas in portions.
 
 use super::backend::{Conn, on};
+use super::script::Script;
 use super::{Store, StoreError};
 
 impl Store {
@@ -43,9 +44,8 @@ pub(super) async fn keep_within(conn: &mut Conn<'_>, key: &str, most: u32) -> Re
 }
 
 /// Before a task of `key` is inserted: waits for others that are taking places of this key, so that each counts the other.
-pub(super) async fn stand_in_line(conn: &mut Conn<'_>, key: &str) -> Result<(), StoreError> {
+pub(super) fn stand_in_line(script: &mut Script, key: &str) {
     const SQL: &str = "INSERT INTO key_places (key_name, passed) VALUES ($1, 1) \
          ON CONFLICT (key_name) DO UPDATE SET passed = key_places.passed + 1";
-    on!(conn, c => sqlx::query(SQL).bind(key).execute(c).await.map(drop))?;
-    Ok(())
+    script.add(SQL).bind(key);
 }

@@ -1,23 +1,22 @@
-//! Tasks as rows: accepting one, claiming what is due, saving a step, reading and listing.
+//! Tasks as rows: saving a step and reading. Taking one in is in `accept.rs`, leasing in `claim.rs`, listing in `list.rs`.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use sqlx::FromRow;
+use futures_util::future::BoxFuture;
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, FromRow};
 
-use super::backend::{Conn, on};
+use super::backend::{Conn, Db, on};
 use super::lanes::{self, Gate};
 use super::ledger::Line;
-use super::{
-    Store, StoreError, attempts, deliveries, erasures, events, files, images, ledger, outbox, places, queue,
-};
+use super::script::Script;
+use super::{Store, StoreError, attempts, deliveries, erasures, events, gather, images, ledger, queue};
 use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::audit;
 use crate::domain::clock::Millis;
-use crate::domain::day::Day;
 use crate::domain::delivery::Delivery;
-use crate::domain::id::{AttemptId, FileId, TaskId};
+use crate::domain::id::{AttemptId, TaskId};
 use crate::domain::image::StoredImage;
-use crate::domain::key::Limits;
 use crate::domain::ledger::Entry;
 use crate::domain::task::{Notice, Phase, Task, UNRANKED};
 
@@ -30,29 +29,11 @@ macro_rules! columns {
 
 pub(super) use columns;
 
-const INSERT: &str = concat!(
-    "INSERT INTO tasks (",
-    columns!(),
-    ", flow) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,CASE WHEN $10 = 'queued' THEN ",
-    queue::place_in_line!("$11", "$20", "$14", "CAST($21 AS BIGINT)"),
-    " ELSE 0 END,$12,$13,$14,$15,$16,$17,$18,$19,$20) \
-     ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING queue_rank"
-);
-const BY_KEY: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE tenant = $1 AND idempotency_key = $2");
-const BY_ID: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE id = $1");
+const ALL: &str = concat!("SELECT ", columns!(), " FROM tasks");
+pub(super) const BY_KEY: &str =
+    concat!("SELECT ", columns!(), " FROM tasks WHERE tenant = $1 AND idempotency_key = $2");
 const UPDATE: &str = "UPDATE tasks SET phase = $3, lane = $4, queue_rank = $5, wake_at = $6, started_at = $7, \
      finished_at = $8, media_until = $9, state = $10, version = version + 1 WHERE id = $1 AND version = $2";
-
-/// What became of a new task.
-#[derive(Debug)]
-pub enum Accepted {
-    /// It is stored.
-    Created(Box<Task>),
-    /// Its idempotency key belongs to this task, with the same body.
-    Replayed(Box<Task>),
-    /// Its idempotency key belongs to another body.
-    KeyReused(TaskId),
-}
 
 /// One step of a task, saved whole or not at all.
 #[derive(Debug, Clone)]
@@ -97,7 +78,7 @@ impl Change {
     }
 }
 
-#[derive(FromRow)]
+#[derive(Clone, FromRow)]
 pub(super) struct Row {
     id: String,
     parent_id: Option<String>,
@@ -158,35 +139,6 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
 }
 
 impl Store {
-    /// Stores a new task with its parts, with the files that came in with it and with what is set aside for it durably, or
-    /// finds the one its idempotency key belongs to. Nothing is written when the key has as many open tasks as it may, over all replicas
-    /// ([`StoreError::Full`]), or when its budgets do not cover the task ([`StoreError::OverBudget`]).
-    pub async fn accept(
-        &self,
-        task: Task,
-        parts: Vec<Task>,
-        limits: Arc<Limits>,
-        came: Vec<FileId>,
-    ) -> Result<Accepted, StoreError> {
-        if limits.budgeted() {
-            self.open_balances(&task.key, Day::of(task.created_at)).await?;
-        }
-        let owed = self.owed(&task, &[outbox::queued()], &[]).await?;
-        let mail = !owed.is_empty();
-        let all = std::iter::once(&task).chain(&parts);
-        let lines = all.flat_map(|task| self.lines(task, task.opening())).collect();
-        let new = New { task, parts, owed, lines, limits, came };
-        let accepted = self.db.write(move |conn| Box::pin(insert_all(conn, new))).await?;
-        if let Accepted::Created(_) = accepted {
-            self.changes.work_due();
-            self.news.work_due();
-            if mail {
-                self.changes.mail_due();
-            }
-        }
-        Ok(accepted)
-    }
-
     /// Saves one step; [`StoreError::Stale`] and nothing written when the task has moved on,
     /// [`StoreError::Closed`] when its gate is shut. Answers with the task as it
     /// is now.
@@ -228,9 +180,7 @@ impl Store {
 
     /// One task, whoever's it is.
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
-        let id = id.to_string();
-        let row: Option<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(BY_ID).bind(id).fetch_optional(c).await)?;
-        row.map(Task::try_from).transpose()
+        self.rows.tasks.one(&self.db, id.to_string()).await?.map(Task::try_from).transpose()
     }
 
     /// The task a tenant's idempotency key belongs to.
@@ -241,69 +191,17 @@ impl Store {
     }
 }
 
-/// A new task and what is written with it.
-struct New {
-    task: Task,
-    parts: Vec<Task>,
-    owed: Vec<Delivery>,
-    lines: Vec<Line>,
-    limits: Arc<Limits>,
-    came: Vec<FileId>,
-}
-
-async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError> {
-    const LABEL: &str = "INSERT INTO task_labels (owner, label, task_id) VALUES ($1, $2, $3)";
-    let New { task, parts, owed, lines, limits, came } = new;
-    let most = limits.concurrent_tasks;
-    if most.is_some() {
-        places::stand_in_line(&mut conn, &task.key).await?;
-    }
-    let accepted = insert(&mut conn, task).await?;
-    if let Accepted::Created(task) = &accepted {
-        if let Some(most) = most {
-            places::keep_within(&mut conn, &task.key, most).await?;
-        }
-        for (name, value) in &task.request.metadata {
-            on!(&mut conn, c => sqlx::query(LABEL)
-                .bind(&task.tenant).bind(outbox::label(name, value)).bind(task.id.to_string())
-                .execute(c).await.map(drop))?;
-        }
-        for owed in owed {
-            deliveries::put(&mut conn, &owed).await?;
-        }
-        files::used(&mut conn, task).await?;
-        files::bind(&mut conn, task, &came).await?;
-        for part in parts {
-            insert(&mut conn, part).await?;
-        }
-        let sums = ledger::enter(&mut conn, &lines, task.created_at).await?;
-        ledger::covered(&limits, &lines, &sums)?;
-    }
-    Ok(accepted)
-}
-
-async fn insert(conn: &mut Conn<'_>, mut task: Task) -> Result<Accepted, StoreError> {
-    let flow = queue::flow(&task);
-    let (request, state) = (json(&task.request), json(&task.state));
-    let placed: Option<i64> = on!(conn, c => sqlx::query_scalar(INSERT)
-        .bind(task.id.to_string()).bind(task.parent.map(|id| id.to_string())).bind(&task.tenant).bind(&task.key).bind(&task.idempotency_key)
-        .bind(&task.fingerprint).bind(request).bind(&task.model).bind(task.operation.as_str())
-        .bind(task.phase.as_str()).bind(&task.lane).bind(task.version)
-        .bind(task.wake_at.map(|at| at.0)).bind(task.created_at.0).bind(task.started_at.map(|at| at.0))
-        .bind(task.finished_at.map(|at| at.0)).bind(task.start_by.0).bind(task.deadline_at.0).bind(state).bind(flow).bind(queue::step(task.request.priority))
-        .fetch_optional(c).await)?;
-    if let Some(rank) = placed {
-        task.rank = rank;
-        return Ok(Accepted::Created(Box::new(task)));
-    }
-    let earlier: Row = on!(conn, c => sqlx::query_as(BY_KEY)
-        .bind(&task.tenant).bind(&task.idempotency_key).fetch_one(c).await)?;
-    let earlier = Task::try_from(earlier)?;
-    if earlier.fingerprint == task.fingerprint {
-        Ok(Accepted::Replayed(Box::new(earlier)))
-    } else {
-        Ok(Accepted::KeyReused(earlier.id))
-    }
+/// The rows of these tasks.
+pub(super) fn read(db: &Db, ids: Vec<String>) -> BoxFuture<'_, Result<HashMap<String, Row>, StoreError>> {
+    Box::pin(async move {
+        let (places, ids) = gather::places(ids);
+        let sql = format!("{ALL} WHERE id IN ({places})");
+        let rows: Vec<Row> = on!(&mut db.reader().await?.conn(), c => {
+            let query = sqlx::query_as(AssertSqlSafe(sql));
+            ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
+        })?;
+        Ok(rows.into_iter().map(|row| (row.id.clone(), row)).collect())
+    })
 }
 
 async fn update(
@@ -321,53 +219,76 @@ async fn update(
         task.rank = queue::rank(&mut conn, &task, now).await?;
     }
     let id = task.id.to_string();
-    write(&mut conn, &mut task).await?;
+    let mut script = Script::default();
+    write(&mut script, &mut task);
     if let Some(mut whole) = change.whole {
-        write(&mut conn, &mut whole).await?;
+        write(&mut script, &mut whole);
     }
-    if let Some(attempt) = change.attempt {
-        attempts::put(&mut conn, &attempt).await?;
+    let rows = script.len();
+    if let Some(attempt) = &change.attempt {
+        attempts::put(&mut script, attempt);
     }
+    let mut came = Vec::new();
     if let Some((attempt, verdict)) = change.verdict {
-        attempts::judge(&mut conn, attempt, verdict).await?;
+        // After the task's row, as everybody else: two who lock both in different order would lock each other out.
+        came = script.run(&mut conn).await.map_err(overtaken)?;
+        attempts::put(&mut script, &attempts::judged(&mut conn, attempt, verdict).await?);
     }
     for image in &change.images {
-        images::put(&mut conn, &id, image).await?;
+        images::put(&mut script, &id, image);
     }
-    erasures::note(&mut conn, change.let_go, now).await?;
+    erasures::note(&mut script, change.let_go, now);
     if let Some(parent) = task.parent {
         // Its caller hears of the whole. The version moves, so that a look at the parts that came too early is not saved.
         const STARTED: &str = "UPDATE tasks SET started_at = $2 WHERE id = $1 AND started_at IS NULL";
         const ENDED: &str =
             "UPDATE tasks SET wake_at = $2, version = version + 1 WHERE id = $1 AND finished_at IS NULL";
         let sql = if task.phase.terminal() { ENDED } else { STARTED };
-        on!(&mut conn, c => sqlx::query(sql).bind(parent.to_string()).bind(now.0).execute(c).await.map(drop))?;
+        script.add(sql).bind(parent.to_string()).bind(now.0);
     } else {
         for notice in &change.notices {
-            events::put(&mut conn, &id, notice, now).await?;
+            events::put(&mut script, &id, notice, now);
         }
-        for owed in owed {
-            deliveries::put(&mut conn, &owed).await?;
+        for owed in &owed {
+            deliveries::put(&mut script, owed);
         }
     }
     if let Some(entry) = &change.audit {
-        super::audit::put(&mut conn, entry).await?;
+        super::audit::put(&mut script, entry);
     }
     // Last, so that a key's balance, which its tasks share, is locked for no longer than it must be.
-    ledger::enter(&mut conn, &lines, now).await?;
+    let entered = ledger::enter(&mut script, &lines, now).after(came.len());
+    came.extend(script.run(&mut conn).await.map_err(overtaken)?);
+    if came[..rows].iter().any(|row| row.rows == 0) {
+        return Err(StoreError::Stale);
+    }
+    entered.sums(&mut conn, &lines, &came).await?;
     Ok(task)
 }
 
-/// Writes a task's row anew, unless another writer has.
-async fn write(conn: &mut Conn<'_>, task: &mut Task) -> Result<(), StoreError> {
+/// Behind a row that another writer has moved on, what this one adds can be there already, or have lost the row it hangs on.
+fn overtaken(error: StoreError) -> StoreError {
+    match &error {
+        StoreError::Unavailable(cause)
+            if cause
+                .as_database_error()
+                .is_some_and(|cause| cause.is_unique_violation() || cause.is_foreign_key_violation()) =>
+        {
+            tracing::debug!(%cause, "a step met what another writer has written");
+            StoreError::Stale
+        }
+        _ => error,
+    }
+}
+
+/// Writes a task's row anew; no row when another writer has.
+fn write(script: &mut Script, task: &mut Task) {
     // A part's pictures are the whole's.
     let whole = task.phase.terminal() && task.parent.is_none();
     let media_until = if whole { task.expires_at() } else { None };
-    let updated = on!(conn, c => sqlx::query(UPDATE)
-        .bind(task.id.to_string()).bind(task.version).bind(task.phase.as_str()).bind(&task.lane).bind(task.rank)
-        .bind(task.wake_at.map(|at| at.0)).bind(task.started_at.map(|at| at.0))
-        .bind(task.finished_at.map(|at| at.0)).bind(media_until.map(|at| at.0)).bind(json(&task.state))
-        .execute(c).await.map(|done| done.rows_affected()))?;
+    script.add(UPDATE);
+    script.bind(task.id.to_string()).bind(task.version).bind(task.phase.as_str()).bind(&task.lane);
+    script.bind(task.rank).bind(task.wake_at.map(|at| at.0)).bind(task.started_at.map(|at| at.0));
+    script.bind(task.finished_at.map(|at| at.0)).bind(media_until.map(|at| at.0)).bind(json(&task.state));
     task.version += 1;
-    if updated == 0 { Err(StoreError::Stale) } else { Ok(()) }
 }

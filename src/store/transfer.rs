@@ -47,7 +47,7 @@ pub async fn transfer(from: &str, to: &str) -> Result<Vec<Moved>, StoreError> {
 }
 
 async fn copy(source: &Db, target: &Db) -> Result<Vec<Moved>, StoreError> {
-    let (Reader::Sqlite(mut from), Reader::Postgres(mut to)) =
+    let (Reader::Sqlite(mut from, _), Reader::Postgres(mut to)) =
         (source.reader().await?, target.reader().await?)
     else {
         return Err(StoreError::NotMoved("from SQLite to Postgres, not the other way".to_owned()));

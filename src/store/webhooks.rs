@@ -168,7 +168,7 @@ impl Store {
                     on!(&mut conn, c => sqlx::query(sql).bind(&id).execute(c).await.map(drop))?;
                 }
                 close_pending(&mut conn, &id, now).await?;
-                audit::put(&mut conn, &entry).await?;
+                audit::enter(&mut conn, &entry).await?;
                 Ok(entry)
             })
         });
@@ -222,7 +222,7 @@ impl Store {
             Box::pin(async move {
                 let row: (i64, Option<i64>) = on!(&mut conn, c => sqlx::query_as(SQL)
                     .bind(owner).bind(overlap_until.0).fetch_one(c).await)?;
-                audit::put(&mut conn, &entry).await?;
+                audit::enter(&mut conn, &entry).await?;
                 Ok((rotation(row), entry))
             })
         });
@@ -232,7 +232,7 @@ impl Store {
     }
 }
 
-fn rotation((generation, until): (i64, Option<i64>)) -> Rotation {
+pub(super) fn rotation((generation, until): (i64, Option<i64>)) -> Rotation {
     Rotation { generation, overlap_until: until.map(Millis) }
 }
 

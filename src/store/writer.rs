@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::StoreError;
-use super::backend::Conn;
+use super::backend::{Conn, Opening};
 use crate::domain::meter;
 
 /// How many jobs may share a commit.
@@ -105,38 +105,38 @@ async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>) {
     }
 }
 
-/// One transaction for all of `batch`. Jobs that change their mind are undone one by one behind savepoints.
+/// One transaction for all of `batch`. Jobs that change their mind are undone one by one behind savepoints. What opens the
+/// transaction and a job's savepoint travels with the job's first statement.
 async fn commit(
     conn: &mut SqliteConnection,
     batch: &mut Vec<Job>,
     replies: &mut Vec<Reply>,
 ) -> Result<(), Arc<sqlx::Error>> {
-    conn.execute("BEGIN IMMEDIATE").await?;
     let shared = batch.len() > 1;
-    let mut undone = false;
-    if shared {
-        conn.execute("SAVEPOINT job").await?;
-    }
-    let last = batch.len() - 1;
-    for (number, job) in batch.drain(..).enumerate() {
-        let (inside, reply) = job(Conn::Sqlite(conn)).await;
+    let first = if shared { "BEGIN IMMEDIATE; SAVEPOINT job" } else { "BEGIN IMMEDIATE" };
+    let mut opening = Some(Opening::of(first));
+    let (mut open, mut undone) = (false, false);
+    for job in batch.drain(..) {
+        let (inside, reply) = job(Conn::Sqlite(conn, &mut opening)).await;
         replies.push(reply);
+        // A job that asked nothing leaves it to the next.
+        let ran = opening.is_none();
+        open |= ran;
         match inside {
             Inside::Broken(error) => return Err(error),
+            _ if !ran => {}
             Inside::Keep if !shared => {}
             Inside::Undo if !shared => undone = true,
-            // One journey to the database's thread for each job, not two.
-            Inside::Keep if number < last => {
-                conn.execute("RELEASE job; SAVEPOINT job").await?;
-            }
             // The commit releases the last one.
-            Inside::Keep => {}
-            // What is rolled back stays open for the next.
+            Inside::Keep => opening = Some(Opening::of("RELEASE job; SAVEPOINT job")),
             Inside::Undo => {
                 conn.execute("ROLLBACK TO job").await?;
+                opening = Some(Opening::of("RELEASE job; SAVEPOINT job"));
             }
         }
     }
-    conn.execute(if undone { "ROLLBACK" } else { "COMMIT" }).await?;
+    if open {
+        conn.execute(if undone { "ROLLBACK" } else { "COMMIT" }).await?;
+    }
     Ok(())
 }

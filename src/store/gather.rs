@@ -1,0 +1,130 @@
+//! Reads of single rows, gathered: what is asked for while one question is on its way goes into the next. A journey to the
+//! database costs more than finding a row does, so thousands who look at their tasks share journeys as writers share
+//! commits. Nobody waits for company, and nobody is answered by a question that was on its way before he asked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use super::StoreError;
+use super::backend::Db;
+
+/// How many rows are asked for together.
+pub(super) const TOGETHER: usize = 64;
+/// How many questions are on their way at once.
+const AT_ONCE: usize = 2;
+
+type Answer<V> = Result<Option<V>, StoreError>;
+type Read<V> = for<'d> fn(&'d Db, Vec<String>) -> BoxFuture<'d, Result<HashMap<String, V>, StoreError>>;
+
+/// Reads what belongs to single ids.
+pub(super) struct Gather<V> {
+    read: Read<V>,
+    waiting: Mutex<Waiting<V>>,
+    running: TaskTracker,
+}
+
+struct Waiting<V> {
+    asks: Vec<(String, oneshot::Sender<Answer<V>>)>,
+    reading: usize,
+}
+
+impl<V: Clone + Send + 'static> Gather<V> {
+    /// Reads by `read`, which finds what belongs to at most [`TOGETHER`] ids.
+    pub fn by(read: Read<V>) -> Arc<Self> {
+        Arc::new(Self {
+            read,
+            waiting: Mutex::new(Waiting { asks: Vec::new(), reading: 0 }),
+            running: TaskTracker::new(),
+        })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<V>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What belongs to an id.
+    pub async fn one(self: &Arc<Self>, db: &Db, id: String) -> Answer<V> {
+        let (answer, answered) = oneshot::channel();
+        let start = {
+            let mut waiting = self.waiting();
+            waiting.asks.push((id, answer));
+            let start = waiting.reading < AT_ONCE;
+            waiting.reading += usize::from(start);
+            start
+        };
+        if start {
+            // On its own: whoever asked may hang up, and others wait for the same answer.
+            self.running.spawn(Reading { gather: Arc::clone(self), over: false }.on(db.clone()));
+        }
+        answered.await.map_err(|_| sqlx::Error::WorkerCrashed)?
+    }
+}
+
+/// One who reads until nobody waits.
+struct Reading<V: Clone + Send + 'static> {
+    gather: Arc<Gather<V>>,
+    over: bool,
+}
+
+impl<V: Clone + Send + 'static> Reading<V> {
+    async fn on(mut self, db: Db) {
+        loop {
+            let asks: Vec<_> = {
+                let mut waiting = self.gather.waiting();
+                if waiting.asks.is_empty() {
+                    // In the same breath: who asks from now on starts another.
+                    waiting.reading -= 1;
+                    self.over = true;
+                    return;
+                }
+                let many = waiting.asks.len().min(TOGETHER);
+                waiting.asks.drain(..many).collect()
+            };
+            let ids = asks.iter().map(|(id, _)| id.clone()).collect();
+            let found = (self.gather.read)(&db, ids).await;
+            for (id, answer) in asks {
+                // Whoever asked may be gone.
+                let _ = answer.send(match &found {
+                    Ok(found) => Ok(found.get(&id).cloned()),
+                    Err(StoreError::Unavailable(error)) => Err(StoreError::Unavailable(Arc::clone(error))),
+                    Err(error) => Err(StoreError::Unreadable(error.to_string())),
+                });
+            }
+        }
+    }
+}
+
+impl<V: Clone + Send + 'static> Drop for Reading<V> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.gather.waiting().reading -= 1;
+        }
+    }
+}
+
+/// `$1,$2,…` for these ids, and the ids filled up with ones that nothing has: of a few lengths only, so that few texts are
+/// prepared.
+pub(super) fn places(mut ids: Vec<String>) -> (String, Vec<String>) {
+    let length = [1, 8, TOGETHER].into_iter().find(|length| ids.len() <= *length).unwrap_or(ids.len());
+    ids.resize(length, String::new());
+    let places: Vec<String> = (1..=length).map(|place| format!("${place}")).collect();
+    (places.join(","), ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_few_lengths() {
+        for (asked, length) in [(1, 1), (2, 8), (8, 8), (9, 64), (64, 64)] {
+            let (places, ids) = places(vec!["id".to_owned(); asked]);
+            assert_eq!((ids.len(), places.split(',').count()), (length, length));
+            assert!(places.ends_with(&format!("${length}")), "{places}");
+        }
+    }
+}
