@@ -37,11 +37,12 @@ impl Engine {
         }
         let named = serde_json::from_slice::<Value>(body).ok().and_then(|body| lane.provider.named(&body));
         crash("callback.received");
-        // A worker that has the task is told after the row says why.
-        let held = inner.held().contains_key(&attempt.task);
-        inner.store.knock(attempt.id, named, (!held).then_some(attempt.task)).await?;
+        let held = || inner.held().contains_key(&attempt.task);
+        let before = held();
+        inner.store.knock(attempt.id, named, (!before).then_some(attempt.task)).await?;
         crash("callback.committed");
-        if held {
+        // A worker that has the task by now is told after the row says why.
+        if before || held() {
             inner.make_due(attempt.task).await?;
         }
         tracing::debug!(task.id = %attempt.task, attempt.id = %attempt.id, provider.id = provider, "a provider rang");

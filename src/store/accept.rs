@@ -82,11 +82,10 @@ async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError
         places::stand_in_line(&mut script, &task.key);
     }
     let place = insert(&mut script, &task);
-    let mut came_of_it = Vec::new();
     if task.idempotency_key.is_some() {
         // Only then another task can be in its place.
-        came_of_it = script.run(&mut conn).await?;
-        if came_of_it[place].returned.is_none() {
+        script.run(&mut conn).await?;
+        if script.came()[place].returned.is_none() {
             return earlier(&mut conn, &task).await;
         }
     }
@@ -101,15 +100,15 @@ async fn insert_all(mut conn: Conn<'_>, new: New) -> Result<Accepted, StoreError
     for part in &parts {
         insert(&mut script, part);
     }
-    let entered = ledger::enter(&mut script, &lines, task.created_at).after(came_of_it.len());
-    came_of_it.extend(script.run(&mut conn).await?);
-    if let Some(&[rank]) = came_of_it[place].returned.as_deref() {
+    let entered = ledger::enter(&mut script, &lines, task.created_at);
+    script.run(&mut conn).await?;
+    if let Some(&[rank]) = script.came()[place].returned.as_deref() {
         task.rank = rank;
     }
     if let Some(most) = limits.concurrent_tasks {
         places::keep_within(&mut conn, &task.key, most).await?;
     }
-    let sums = entered.sums(&mut conn, &lines, &came_of_it).await?;
+    let sums = entered.settled(&mut conn, &lines, script.came()).await?;
     ledger::covered(&limits, &lines, &sums)?;
     Ok(Accepted::Created(Box::new(task)))
 }

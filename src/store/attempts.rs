@@ -141,11 +141,12 @@ impl Store {
              WHEN state IN ('unknown', 'lost', 'rejected', 'not_sent') THEN $3 ELSE look_at END WHERE id = $1";
         let now = self.clock.now();
         let mut script = Script::default();
-        script.add(KNOCK).bind(id.to_string()).bind(named).bind(now.0);
+        // The task first, as everybody does: two who lock both in different order would lock each other out.
         if let Some(task) = task {
             claim::wake(&mut script, task, now);
         }
-        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await.map(drop) })).await?;
+        script.add(KNOCK).bind(id.to_string()).bind(named).bind(now.0);
+        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await })).await?;
         self.changes.work_due();
         Ok(())
     }
@@ -170,7 +171,7 @@ impl Store {
                     };
                     let mut script = Script::default();
                     put(&mut script, &left);
-                    script.run(&mut conn).await.map(drop)
+                    script.run(&mut conn).await
                 })
             })
             .await?;

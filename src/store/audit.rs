@@ -112,7 +112,7 @@ pub(super) fn put(script: &mut Script, entry: &Entry) {
 pub(super) async fn enter(conn: &mut Conn<'_>, entry: &Entry) -> Result<(), StoreError> {
     let mut script = Script::default();
     put(&mut script, entry);
-    script.run(conn).await.map(drop)
+    script.run(conn).await
 }
 
 /// Tells the log what the audit was told.

@@ -214,8 +214,6 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .foreign_keys(true)
-        // What a savepoint or a sort keeps aside need not outlive the process.
-        .pragma("temp_store", "memory")
         .pragma("cache_size", CACHE_KIB)
         .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         .statement_cache_capacity(STATEMENTS)
@@ -223,6 +221,8 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
     let mut writing = SqliteConnection::connect_with(&options).await.map_err(|e| failed(e.to_string()))?;
     check_version(&mut writing).await.map_err(failed)?;
     prepare(&mut writing, migrate).await.map_err(|e| e.named(url))?;
+    // What savepoints keep aside is small and many times written. Not for readers, who sort as much as they are asked to.
+    writing.execute("PRAGMA temp_store = memory").await.map_err(|e| failed(e.to_string()))?;
     let readers = SqlitePoolOptions::new()
         .max_connections(4)
         .acquire_timeout(Duration::from_secs(5))

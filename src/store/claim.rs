@@ -99,7 +99,7 @@ impl Store {
     pub async fn wake(&self, id: TaskId) -> Result<(), StoreError> {
         let mut script = Script::default();
         wake(&mut script, id, self.clock.now());
-        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await.map(drop) })).await?;
+        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await })).await?;
         self.changes.work_due();
         Ok(())
     }

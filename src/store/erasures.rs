@@ -28,7 +28,7 @@ pub(super) async fn noted(
 ) -> Result<(), StoreError> {
     let mut script = Script::default();
     note(&mut script, hashes, now);
-    script.run(conn).await.map(drop)
+    script.run(conn).await
 }
 
 impl Store {

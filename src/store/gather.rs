@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -14,6 +15,8 @@ use super::backend::Db;
 
 /// How many rows are asked for together.
 pub(super) const TOGETHER: usize = 64;
+/// A question that a silent server took with it is given up after so long.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How many questions are on their way at once.
 const AT_ONCE: usize = 2;
 
@@ -48,6 +51,7 @@ impl<V: Clone + Send + 'static> Gather<V> {
 
     /// What belongs to an id.
     pub async fn one(self: &Arc<Self>, db: &Db, id: String) -> Answer<V> {
+        let _operation = db.load().begin();
         let (answer, answered) = oneshot::channel();
         let start = {
             let mut waiting = self.waiting();
@@ -73,8 +77,10 @@ struct Reading<V: Clone + Send + 'static> {
 impl<V: Clone + Send + 'static> Reading<V> {
     async fn on(mut self, db: Db) {
         loop {
-            let asks: Vec<_> = {
+            let mut asks: Vec<_> = {
                 let mut waiting = self.gather.waiting();
+                // Whoever has hung up asks no more.
+                waiting.asks.retain(|(_, answer)| !answer.is_closed());
                 if waiting.asks.is_empty() {
                     // In the same breath: who asks from now on starts another.
                     waiting.reading -= 1;
@@ -85,7 +91,12 @@ impl<V: Clone + Send + 'static> Reading<V> {
                 waiting.asks.drain(..many).collect()
             };
             let ids = asks.iter().map(|(id, _)| id.clone()).collect();
-            let found = (self.gather.read)(&db, ids).await;
+            let found = tokio::time::timeout(PATIENCE, (self.gather.read)(&db, ids)).await;
+            let found = found.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into()));
+            if matches!(found, Err(StoreError::Unavailable(_))) {
+                // All who wait would wait in turn for the same answer.
+                asks.append(&mut self.gather.waiting().asks);
+            }
             for (id, answer) in asks {
                 // Whoever asked may be gone.
                 let _ = answer.send(match &found {
@@ -101,7 +112,10 @@ impl<V: Clone + Send + 'static> Reading<V> {
 impl<V: Clone + Send + 'static> Drop for Reading<V> {
     fn drop(&mut self) {
         if !self.over {
-            self.gather.waiting().reading -= 1;
+            let mut waiting = self.gather.waiting();
+            waiting.reading -= 1;
+            // Dropped, they are told; nobody else would.
+            waiting.asks.clear();
         }
     }
 }
@@ -118,6 +132,72 @@ pub(super) fn places(mut ids: Vec<String>) -> (String, Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::future::pending;
+
+    use futures_util::future::join_all;
+
+    use crate::store::backend::Exclusive;
+
+    async fn database() -> (Db, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/gather.db", folder.path().display());
+        (Db::open(&url, Exclusive::Yes, true).await.unwrap(), folder)
+    }
+
+    /// Many who ask at once are each answered with their own, whether there is anything or not.
+    #[tokio::test]
+    async fn each_has_its_own_answer() {
+        let (db, _folder) = database().await;
+        let gather = Gather::by(|_, ids| {
+            Box::pin(async move {
+                assert!(ids.len() <= TOGETHER);
+                tokio::task::yield_now().await;
+                Ok(ids.into_iter().filter(|id| id.ends_with('7')).map(|id| (id.clone(), id)).collect())
+            })
+        });
+        let asks = (0..500).map(|n| gather.one(&db, format!("id-{}", n % 250)));
+        for (n, answer) in join_all(asks).await.into_iter().enumerate() {
+            let id = format!("id-{}", n % 250);
+            assert_eq!(answer.unwrap(), id.ends_with('7').then_some(id));
+        }
+    }
+
+    /// A server that takes questions and never answers holds up those who asked it, and nobody for ever.
+    #[tokio::test]
+    async fn a_question_without_an_answer_is_given_up() {
+        let (db, _folder) = database().await;
+        let gather: Arc<Gather<String>> = Gather::by(|_, ids| {
+            Box::pin(async move {
+                if ids.contains(&"silent".to_owned()) { pending().await } else { Ok(HashMap::new()) }
+            })
+        });
+        tokio::time::pause();
+        for _ in 0..2 {
+            let asks = (0..3 * TOGETHER).map(|_| gather.one(&db, "silent".to_owned()));
+            for answer in join_all(asks).await {
+                assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+            }
+            assert_eq!(gather.one(&db, "well".to_owned()).await.unwrap(), None);
+        }
+    }
+
+    /// A read that panics is an error for those who asked, and the next ask is read.
+    #[tokio::test]
+    async fn a_panic_leaves_nobody_waiting() {
+        let (db, _folder) = database().await;
+        let gather: Arc<Gather<String>> = Gather::by(|_, ids| {
+            Box::pin(async move {
+                assert!(ids.iter().all(|id| id != "bad"));
+                Ok(HashMap::new())
+            })
+        });
+        for _ in 0..3 {
+            let asks = (0..200).map(|_| gather.one(&db, "bad".to_owned()));
+            assert!(join_all(asks).await.iter().all(Result::is_err));
+        }
+        assert_eq!(gather.one(&db, "well".to_owned()).await.unwrap(), None);
+    }
 
     #[test]
     fn there_are_few_lengths() {

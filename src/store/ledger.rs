@@ -95,7 +95,7 @@ pub(super) struct Entered {
 }
 
 /// Adds lines of one key and one day, and moves that key's balances, the total always first: two transactions that did it
-/// in different order would lock each other out. What came of it is for [`Entered::sums`].
+/// in different order would lock each other out. What came of it is for [`Entered::settled`].
 pub(super) fn enter(script: &mut Script, lines: &[Line], at: Millis) -> Entered {
     const PUT: &str = "INSERT INTO ledger (id, at, tenant, key_name, task_id, task_at, attempt_id, about, kind, provider, \
              model, billed, estimated, reserved, unresolved, settled) \
@@ -131,13 +131,14 @@ fn shift(script: &mut Script, line: &Line, by: Balance) {
 }
 
 impl Entered {
-    /// The same where what came of so many statements stands before what comes of this script.
-    pub fn after(self, before: usize) -> Self {
-        Self { lines: self.lines.start + before..self.lines.end + before, ..self }
-    }
-
-    /// Reads what came of the script that the lines were in. A line that was there already moves nothing a second time.
-    pub async fn sums(self, conn: &mut Conn<'_>, lines: &[Line], came: &[Came]) -> Result<Sums, StoreError> {
+    /// The balances after the script that the lines were in has run. A line that was there already moves nothing a second
+    /// time: what its script moved is moved back.
+    pub async fn settled(
+        self,
+        conn: &mut Conn<'_>,
+        lines: &[Line],
+        came: &[Came],
+    ) -> Result<Sums, StoreError> {
         let mut twice = Balance::default();
         for (line, came) in lines.iter().zip(&came[self.lines.clone()]) {
             if came.rows == 0 {
@@ -146,21 +147,18 @@ impl Entered {
                 twice = twice + line.entry.change;
             }
         }
-        if !self.moves {
-            return Ok(Sums::default());
-        }
-        let at = self.lines.end;
-        let mut came = [came[at].clone(), came[at + 1].clone()];
+        let mut back = Script::default();
         if let Some(line) = lines.first().filter(|_| !twice.is_zero()) {
-            let mut back = Script::default();
             shift(&mut back, line, Balance::default() - twice);
-            came = back.run(conn).await?.try_into().unwrap_or_default();
+            back.run(conn).await?;
         }
-        let [total, today] = came.map(|came| match came.returned.as_deref() {
-            Some([reserved, unresolved, settled]) => Some(balance(*reserved, *unresolved, *settled)),
-            _ => None,
-        });
-        Ok(Sums { total, today })
+        let moved = if back.came().is_empty() { &came[self.lines.end..] } else { back.came() };
+        let mut moved =
+            moved.iter().take(if self.moves { 2 } else { 0 }).map(|came| match came.returned.as_deref() {
+                Some([reserved, unresolved, settled]) => Some(balance(*reserved, *unresolved, *settled)),
+                _ => None,
+            });
+        Ok(Sums { total: moved.next().flatten(), today: moved.next().flatten() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Statements that go together: each runs whatever became of those before it, and all that came of them is read afterwards.
+//! Statements that go together: what came of them is read when all have run.
 //! A journey to SQLite's thread costs more than most statements do, so SQLite takes a whole script in one; Postgres, which
 //! is asked with one statement at a time, takes the same statements one after the other.
 
@@ -45,7 +45,7 @@ values! {
 /// What came of one statement.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Came {
-    /// How many rows it wrote.
+    /// How many rows an `INSERT`, `UPDATE` or `DELETE` wrote.
     pub rows: u64,
     /// The whole numbers of the row it returned, the first if it returned several.
     pub returned: Option<Vec<i64>>,
@@ -54,11 +54,15 @@ pub(super) struct Came {
 struct Statement {
     sql: &'static str,
     values: Vec<Value>,
+    must: bool,
 }
 
-/// Statements with what is bound to them, in order.
+/// Statements with what is bound to them, in order, and what came of those that have run.
 #[derive(Default)]
-pub(super) struct Script(Vec<Statement>);
+pub(super) struct Script {
+    next: Vec<Statement>,
+    came: Vec<Came>,
+}
 
 /// Binds values to places of a query of either database.
 macro_rules! bound {
@@ -74,57 +78,82 @@ macro_rules! bound {
 impl Script {
     /// One statement more; what follows is bound to it.
     pub fn add(&mut self, sql: &'static str) -> &mut Self {
-        self.0.push(Statement { sql, values: Vec::new() });
+        self.next.push(Statement { sql, values: Vec::new(), must: false });
         self
     }
 
     /// Binds the next place, `$1` first, of the last statement.
     pub fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
-        if let Some(last) = self.0.last_mut() {
+        if let Some(last) = self.next.last_mut() {
             last.values.push(value.into());
         }
         self
     }
 
-    /// How many statements there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// The last statement must write a row, or all of it is [`StoreError::Stale`].
+    pub fn must(&mut self) {
+        if let Some(last) = self.next.last_mut() {
+            last.must = true;
+        }
     }
 
-    /// Runs them, and tells for each what came of it. An error of one ends it: then nothing of the transaction is to be kept.
-    pub async fn run(&mut self, conn: &mut Conn<'_>) -> Result<Vec<Came>, StoreError> {
-        let statements = std::mem::take(&mut self.0);
-        Ok(match conn {
-            Conn::Sqlite(conn, opening) => in_one_journey(conn, opening, statements).await?,
-            Conn::Postgres(conn) => one_by_one(conn, statements).await?,
-        })
+    /// How many statements there are, those that have run among them.
+    pub fn len(&self) -> usize {
+        self.came.len() + self.next.len()
+    }
+
+    /// What came of those that have run, in order.
+    pub fn came(&self) -> &[Came] {
+        &self.came
+    }
+
+    /// Runs those that have not run yet. After an error nothing of the transaction is to be kept.
+    pub async fn run(&mut self, conn: &mut Conn<'_>) -> Result<(), StoreError> {
+        let statements = std::mem::take(&mut self.next);
+        let musts: Vec<bool> = statements.iter().map(|statement| statement.must).collect();
+        let before = self.came.len();
+        let ran = match conn {
+            Conn::Sqlite(conn, opening) => in_one_journey(conn, opening, statements, &mut self.came).await,
+            Conn::Postgres(conn) => one_by_one(conn, statements, &mut self.came).await,
+        };
+        // Behind a row that is another writer's by now, what follows may meet what that one has written.
+        let stale = musts.iter().zip(&self.came[before..]).any(|(must, came)| *must && came.rows == 0);
+        if stale { Err(StoreError::Stale) } else { Ok(ran?) }
     }
 }
 
-async fn one_by_one(conn: &mut PgConnection, statements: Vec<Statement>) -> Result<Vec<Came>, sqlx::Error> {
-    let mut all = Vec::with_capacity(statements.len());
-    for Statement { sql, values } in statements {
+async fn one_by_one(
+    conn: &mut PgConnection,
+    statements: Vec<Statement>,
+    all: &mut Vec<Came>,
+) -> Result<(), sqlx::Error> {
+    for Statement { sql, values, must } in statements {
         let mut came = Came::default();
         let mut answers = conn.fetch_many(bound!(sqlx::query(sql), values));
         while let Some(answer) = answers.try_next().await? {
             note(&mut came, answer.map_left(|done| done.rows_affected()))?;
         }
         drop(answers);
+        let over = must && came.rows == 0;
         all.push(came);
+        if over {
+            break;
+        }
     }
-    Ok(all)
+    Ok(())
 }
 
 async fn in_one_journey(
     conn: &mut SqliteConnection,
     opening: &mut Option<Opening>,
     mut statements: Vec<Statement>,
-) -> Result<Vec<Came>, sqlx::Error> {
-    let mut all = Vec::with_capacity(statements.len());
+    all: &mut Vec<Came>,
+) -> Result<(), sqlx::Error> {
     while !statements.is_empty() {
         let rest = statements.split_off(statements.len().min(TOGETHER));
         let opening = opening.take();
         let skipped = opening.map_or(0, |opening| opening.statements);
+        let expected = skipped + statements.len();
         let mut text = opening.map_or_else(String::new, |opening| format!("{};", opening.text));
         let mut values = Vec::new();
         for statement in std::mem::replace(&mut statements, rest) {
@@ -145,8 +174,12 @@ async fn in_one_journey(
                 }
             }
         }
+        // A thread that is gone ends the answers without an error.
+        if done != expected {
+            return Err(sqlx::Error::WorkerCrashed);
+        }
     }
-    Ok(all)
+    Ok(())
 }
 
 fn note<R: Row>(came: &mut Came, answer: Either<u64, R>) -> Result<(), sqlx::Error>
@@ -213,13 +246,32 @@ mod tests {
         }
         script.add("UPDATE t SET name = $2 WHERE id < $1").bind(5_i64).bind(None::<String>);
         script.add("DELETE FROM t WHERE id = $1").bind(77_i64);
-        let came = script.run(&mut conn).await.unwrap();
-        assert_eq!((came.len(), script.len()), (42, 0));
+        script.run(&mut conn).await.unwrap();
+        let came = script.came();
+        assert_eq!((came.len(), script.len()), (42, 42));
         for (id, came) in (0_i64..).zip(&came[..30]) {
             assert_eq!(*came, Came { rows: 1, returned: Some(vec![id, id * 2]) });
         }
         assert!(came[30..40].iter().all(|came| *came == Came::default()), "{came:?}");
         assert_eq!((came[40].rows, came[41].rows), (5, 0));
         assert!(opening.is_none());
+    }
+
+    /// A violation is one, unless a row that must be there was not: then another writer is ahead.
+    #[tokio::test]
+    async fn behind_a_row_that_is_not_there_nothing_counts() {
+        use sqlx::Connection;
+
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        conn.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, version INTEGER); INSERT INTO t VALUES (1, 7)")
+            .await
+            .unwrap();
+        for (version, stale) in [(6_i64, true), (7, false)] {
+            let (mut script, mut opening) = (Script::default(), None);
+            script.add("UPDATE t SET version = $1 WHERE version = $1").bind(version).must();
+            script.add("INSERT INTO t (id, version) VALUES ($1, $2)").bind(1_i64).bind(1_i64);
+            let error = script.run(&mut Conn::Sqlite(&mut conn, &mut opening)).await.unwrap_err();
+            assert_eq!(matches!(error, StoreError::Stale), stale, "{error}");
+        }
     }
 }

@@ -224,14 +224,12 @@ async fn update(
     if let Some(mut whole) = change.whole {
         write(&mut script, &mut whole);
     }
-    let rows = script.len();
     if let Some(attempt) = &change.attempt {
         attempts::put(&mut script, attempt);
     }
-    let mut came = Vec::new();
     if let Some((attempt, verdict)) = change.verdict {
         // After the task's row, as everybody else: two who lock both in different order would lock each other out.
-        came = script.run(&mut conn).await.map_err(overtaken)?;
+        script.run(&mut conn).await?;
         attempts::put(&mut script, &attempts::judged(&mut conn, attempt, verdict).await?);
     }
     for image in &change.images {
@@ -257,31 +255,13 @@ async fn update(
         super::audit::put(&mut script, entry);
     }
     // Last, so that a key's balance, which its tasks share, is locked for no longer than it must be.
-    let entered = ledger::enter(&mut script, &lines, now).after(came.len());
-    came.extend(script.run(&mut conn).await.map_err(overtaken)?);
-    if came[..rows].iter().any(|row| row.rows == 0) {
-        return Err(StoreError::Stale);
-    }
-    entered.sums(&mut conn, &lines, &came).await?;
+    let entered = ledger::enter(&mut script, &lines, now);
+    script.run(&mut conn).await?;
+    entered.settled(&mut conn, &lines, script.came()).await?;
     Ok(task)
 }
 
-/// Behind a row that another writer has moved on, what this one adds can be there already, or have lost the row it hangs on.
-fn overtaken(error: StoreError) -> StoreError {
-    match &error {
-        StoreError::Unavailable(cause)
-            if cause
-                .as_database_error()
-                .is_some_and(|cause| cause.is_unique_violation() || cause.is_foreign_key_violation()) =>
-        {
-            tracing::debug!(%cause, "a step met what another writer has written");
-            StoreError::Stale
-        }
-        _ => error,
-    }
-}
-
-/// Writes a task's row anew; no row when another writer has.
+/// Writes a task's row anew, unless another writer has.
 fn write(script: &mut Script, task: &mut Task) {
     // A part's pictures are the whole's.
     let whole = task.phase.terminal() && task.parent.is_none();
@@ -290,5 +270,6 @@ fn write(script: &mut Script, task: &mut Task) {
     script.bind(task.id.to_string()).bind(task.version).bind(task.phase.as_str()).bind(&task.lane);
     script.bind(task.rank).bind(task.wake_at.map(|at| at.0)).bind(task.started_at.map(|at| at.0));
     script.bind(task.finished_at.map(|at| at.0)).bind(media_until.map(|at| at.0)).bind(json(&task.state));
+    script.must();
     task.version += 1;
 }
