@@ -1,17 +1,14 @@
 //! What there is to be measured against: a bare HTTP server that does the least of what Easel does. `POST /durable` answers
-//! once one row is committed, many rows sharing a commit; `GET /tasks/{id}` answers from memory; `GET /picture` passes on
-//! what an upstream gives.
+//! once one row is committed, many rows sharing a commit; `GET /tasks/{id}` answers from memory.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -20,42 +17,37 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-type Body = BoxBody<Bytes, std::io::Error>;
 type Row = (String, Bytes, oneshot::Sender<()>);
 
 /// The most rows in a commit.
 const BATCH: usize = 512;
+/// Where they go.
+const CREATE: &str = "CREATE TABLE floor (id TEXT NOT NULL PRIMARY KEY, body TEXT NOT NULL)";
 
 struct Floor {
     rows: mpsc::Sender<Row>,
     statuses: HashMap<String, Bytes>,
-    upstream: Option<String>,
-    client: reqwest::Client,
 }
 
 /// Serves until killed. `store` is where rows go; each line of `statuses` is one answer from memory.
-pub async fn serve(
-    listen: &str,
-    store: &str,
-    statuses: Option<&Path>,
-    upstream: Option<String>,
-) -> Result<()> {
+pub async fn serve(listen: &str, store: &str, statuses: &Path) -> Result<()> {
     let (rows, waiting) = mpsc::channel(4_096);
     if store.starts_with("postgres") {
-        tokio::spawn(write_postgres(PgConnection::connect(store).await?, waiting));
+        let mut conn = PgConnection::connect(store).await?;
+        sqlx::query(CREATE).execute(&mut conn).await?;
+        tokio::spawn(write_postgres(conn, waiting));
     } else {
-        tokio::spawn(write_sqlite(open(store).await?, waiting));
+        let mut conn = open(store).await?;
+        sqlx::query(CREATE).execute(&mut conn).await?;
+        tokio::spawn(write_sqlite(conn, waiting));
     }
     let mut known = HashMap::new();
-    if let Some(path) = statuses {
-        for line in std::fs::read_to_string(path)?.lines() {
-            let task: serde_json::Value = serde_json::from_str(line)?;
-            let id = task["id"].as_str().context("a status without an id")?;
-            known.insert(format!("/tasks/{id}"), Bytes::copy_from_slice(line.as_bytes()));
-        }
+    for line in std::fs::read_to_string(statuses)?.lines() {
+        let task: serde_json::Value = serde_json::from_str(line)?;
+        let id = task["id"].as_str().context("a status without an id")?;
+        known.insert(format!("/tasks/{id}"), Bytes::copy_from_slice(line.as_bytes()));
     }
-    let client = crate::client::http()?;
-    let floor = Arc::new(Floor { rows, statuses: known, upstream, client });
+    let floor = Arc::new(Floor { rows, statuses: known });
     let listener = TcpListener::bind(listen).await?;
     println!("the floor is there");
     loop {
@@ -71,14 +63,13 @@ pub async fn serve(
     }
 }
 
-fn whole(status: StatusCode, bytes: Bytes) -> Response<Body> {
-    let body = Full::new(bytes).map_err(|never: Infallible| match never {}).boxed();
-    let mut response = Response::new(body);
+fn whole(status: StatusCode, bytes: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(bytes));
     *response.status_mut() = status;
     response
 }
 
-async fn answer(floor: Arc<Floor>, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn answer(floor: Arc<Floor>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
     match (request.method(), request.uri().path()) {
         (&Method::POST, "/durable") => {
             let body = request.into_body().collect().await?.to_bytes();
@@ -87,13 +78,6 @@ async fn answer(floor: Arc<Floor>, request: Request<Incoming>) -> Result<Respons
             floor.rows.send((id, body.clone(), done)).await.ok().context("no writer")?;
             committed.await?;
             Ok(whole(StatusCode::ACCEPTED, body))
-        }
-        (&Method::GET, "/picture") => {
-            let upstream = floor.upstream.as_deref().context("no upstream")?;
-            let given = floor.client.get(upstream).send().await?;
-            let stream =
-                given.bytes_stream().map(|piece| piece.map(Frame::data).map_err(std::io::Error::other));
-            Ok(Response::new(BodyExt::boxed(StreamBody::new(stream.map(|frame| frame)))))
         }
         (_, path) => Ok(match floor.statuses.get(path) {
             Some(status) => whole(StatusCode::OK, status.clone()),
@@ -108,11 +92,7 @@ async fn open(store: &str) -> Result<SqliteConnection> {
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full);
-    let mut conn = SqliteConnection::connect_with(&options).await?;
-    sqlx::query("CREATE TABLE floor (id TEXT NOT NULL PRIMARY KEY, body TEXT NOT NULL)")
-        .execute(&mut conn)
-        .await?;
-    Ok(conn)
+    Ok(SqliteConnection::connect_with(&options).await?)
 }
 
 async fn write_sqlite(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Row>) {
@@ -129,9 +109,7 @@ async fn write_sqlite(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Ro
 }
 
 async fn write_postgres(mut conn: PgConnection, mut waiting: mpsc::Receiver<Row>) {
-    const CREATE: &str = "CREATE TABLE floor (id TEXT NOT NULL PRIMARY KEY, body TEXT NOT NULL)";
     const PUT: &str = "INSERT INTO floor SELECT * FROM UNNEST($1::text[], $2::text[])";
-    sqlx::query(CREATE).execute(&mut conn).await.expect("the floor can be laid");
     let mut batch: Vec<Row> = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         let (ids, bodies): (Vec<_>, Vec<_>) = batch

@@ -7,8 +7,8 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::client::Client;
 use crate::figures::Table;
-use crate::speed::{BODY, HOLD, How, Match, median};
-use crate::world::{KEY, World};
+use crate::speed::{BODY, HOLD, How, Match};
+use crate::world::World;
 use crate::wrk::{script, script_over};
 
 /// Rows that follow a task, and go with it.
@@ -33,22 +33,14 @@ pub async fn run(easel: &Path, how: &How, few: usize, many: usize) -> Result<Str
         for (world, paths) in [&small, &large].into_iter().zip(paths) {
             let file = world.path("ask.lua");
             match paths {
-                Some(paths) => script_over(&file, KEY, paths)?,
-                None => script(&file, "POST", KEY, BODY)?,
+                Some(paths) => script_over(&file, paths)?,
+                None => script(&file, BODY)?,
             }
             sides.push((format!("{}{path}", world.url()), file, world.process()?));
         }
         let (easel, floor) = (sides.pop().context("two sides")?, sides.pop().context("two sides")?);
         let score = Match { how, floor, easel }.play().await?;
-        table.row(
-            &format!("{what}: {few} rows, answers a second"),
-            format!("{:.0}", median(&score.floor, |l| l.per_s)),
-        );
-        table.row(
-            &format!("{what}: {many} rows, answers a second"),
-            format!("{:.0}", median(&score.easel, |l| l.per_s)),
-        );
-        table.at_least(&format!("{what}: {many} rows ÷ {few} rows"), score.ratio(), 0.8, "; beyond: 0.95");
+        score.rates(&mut table, what, [&format!("{few} rows"), &format!("{many} rows")], (0.8, 0.95));
     }
     Ok(table.finish())
 }

@@ -1,6 +1,6 @@
 //! Measures what callers feel, on the real program and the simulated providers as children: how late a webhook is, how late
-//! polling finds a picture, what many event streams and many large downloads cost, what replicas add. Prints Markdown; judges
-//! nothing. `script/bench --help` says how.
+//! polling finds a picture, what many event streams and many large downloads cost, what replicas add, how fast it is beside
+//! bare servers and with a full database. Prints Markdown; judges nothing. `script/bench --help` says how.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -133,13 +133,11 @@ enum Mode {
         #[arg(long)]
         store: String,
         #[arg(long)]
-        statuses: Option<PathBuf>,
-        #[arg(long)]
-        upstream: Option<String>,
+        statuses: PathBuf,
     },
     /// Pure arithmetic: how well a poll schedule finds the end of jobs of 2 to 30 s. Starts nothing.
     Schedule(schedule::Schedule),
-    /// All but the replicas and the schedule, one after the other, with their defaults.
+    /// Lag, polls, streams and downloads, one after the other, with their defaults.
     All,
 }
 
@@ -177,9 +175,7 @@ async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
             let how = speed::How { seconds, rounds, postgres: None };
             println!("{}", growth::run(&easel, &how, few, many).await?);
         }
-        Mode::Floor { listen, store, statuses, upstream } => {
-            floor::serve(&listen, &store, statuses.as_deref(), upstream).await?;
-        }
+        Mode::Floor { listen, store, statuses } => floor::serve(&listen, &store, &statuses).await?,
         Mode::Schedule(schedule) => println!("{}", schedule.measure()),
         Mode::All => {
             println!("{}", lag::run(&easel, 1_000, 10.0, 4).await?);

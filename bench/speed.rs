@@ -12,7 +12,7 @@ use crate::figures::{Sample, Table};
 use crate::postgres::fresh;
 use crate::process::{Process, free_port};
 use crate::watch::Watch;
-use crate::world::{KEY, World};
+use crate::world::World;
 use crate::wrk::{Ask, Load, cpu_seconds, script, script_numbered, script_over};
 
 /// Connections of the load generator.
@@ -70,32 +70,30 @@ impl Match<'_> {
 }
 
 /// The middle one of a figure.
-pub fn median(loads: &[Load], of: impl Fn(&Load) -> f64) -> f64 {
+fn median(loads: &[Load], of: impl Fn(&Load) -> f64) -> f64 {
     Sample::new(loads.iter().map(of).collect()).median()
 }
 
 impl Score {
     /// Turn by turn, how many times as fast it was; the middle one.
-    pub fn ratio(&self) -> f64 {
+    fn ratio(&self) -> f64 {
         let ratios = self.floor.iter().zip(&self.easel).map(|(floor, easel)| easel.per_s / floor.per_s);
         Sample::new(ratios.collect()).median()
     }
 
-    fn tell(&self, table: &mut Table, what: &str, least: f64, beyond: f64) {
-        table.row(
-            &format!("{what}: the floor, answers a second"),
-            format!("{:.0}", median(&self.floor, |l| l.per_s)),
-        );
-        table.row(
-            &format!("{what}: Easel, answers a second"),
-            format!("{:.0}", median(&self.easel, |l| l.per_s)),
-        );
-        table.at_least(
-            &format!("{what}: Easel ÷ the floor"),
-            self.ratio(),
-            least,
-            &format!("; beyond: {beyond}"),
-        );
+    /// How fast each was, by these names, and the second beside the first.
+    pub fn rates(&self, table: &mut Table, what: &str, names: [&str; 2], (least, beyond): (f64, f64)) {
+        for (name, loads) in names.into_iter().zip([&self.floor, &self.easel]) {
+            let rate = median(loads, |l| l.per_s);
+            table.row(&format!("{what}: {name}, answers a second"), format!("{rate:.0}"));
+        }
+        let [floor, easel] = names;
+        let beyond = format!("; beyond: {beyond}");
+        table.at_least(&format!("{what}: {easel} ÷ {floor}"), self.ratio(), least, &beyond);
+    }
+
+    fn tell(&self, table: &mut Table, what: &str, target: (f64, f64)) {
+        self.rates(table, what, ["the floor", "Easel"], target);
         for (who, loads) in [("the floor", &self.floor), ("Easel", &self.easel)] {
             let (p50, p99) = (median(loads, |l| l.p50_ms), median(loads, |l| l.p99_ms));
             table.row(&format!("{what}: {who}, p50 / p99"), format!("{p50:.2} / {p99:.2} ms"));
@@ -108,10 +106,10 @@ impl Score {
 }
 
 /// Starts the floor in a process of its own.
-async fn floor(world: &World, store: &str, more: &[&str]) -> Result<(String, Process)> {
+async fn floor(world: &World, store: &str, statuses: &Path) -> Result<(String, Process)> {
     let at = format!("127.0.0.1:{}", free_port()?);
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--easel", "none", "floor", "--listen", &at, "--store", store]).args(more);
+    command.args(["--easel", "none", "floor", "--listen", &at, "--store", store, "--statuses"]).arg(statuses);
     let mut floor = Process::start("the floor", command, "the floor is there", &world.path("floor.log"))?;
     floor.serving().await?;
     Ok((format!("http://{at}"), floor))
@@ -119,23 +117,18 @@ async fn floor(world: &World, store: &str, more: &[&str]) -> Result<(String, Pro
 
 /// Measures it all and returns the tables.
 pub async fn run(easel: &Path, how: &How) -> Result<String> {
-    let mut stores = vec![("SQLite", None, 0.4, 0.65)];
-    stores.extend(how.postgres.as_deref().map(|postgres| ("Postgres", Some(postgres), 0.3, 0.6)));
+    let mut stores = vec![("SQLite", None, (0.4, 0.65), 1_500.0)];
+    stores.extend(how.postgres.as_deref().map(|postgres| ("Postgres", Some(postgres), (0.3, 0.6), 1_000.0)));
     let title = format!("{CONNECTIONS} connections, {} turns of {} s each", how.rounds, how.seconds);
     let mut text = String::new();
-    for (name, postgres, least, beyond) in stores {
+    for (name, postgres, target, tasks) in stores {
         let mut table = Table::new(&format!("{name}: {title}"));
-        let store = match postgres {
-            Some(postgres) => Some(fresh(postgres).await?),
-            None => None,
+        let store = async || match postgres {
+            Some(postgres) => fresh(postgres).await.map(Some),
+            None => Ok(None),
         };
-        accepts(easel, how, store.as_deref(), &mut table, (least, beyond)).await?;
-        let store = match postgres {
-            Some(postgres) => Some(fresh(postgres).await?),
-            None => None,
-        };
-        whole(easel, how, store.as_deref(), &mut table, if postgres.is_some() { 1_000.0 } else { 1_500.0 })
-            .await?;
+        accepts(easel, how, store().await?.as_deref(), &mut table, target).await?;
+        whole(easel, how, store().await?.as_deref(), &mut table, tasks).await?;
         let table = table.finish();
         eprintln!("{table}");
         text += &table;
@@ -152,7 +145,7 @@ async fn accepts(
     how: &How,
     postgres: Option<&str>,
     table: &mut Table,
-    (least, beyond): (f64, f64),
+    target: (f64, f64),
 ) -> Result<()> {
     let mut world = World::with_gateways(easel, postgres, 1).await?;
     world.configure(1, "", HOLD)?;
@@ -169,13 +162,12 @@ async fn accepts(
     }
     let (list, post, get) = (world.path("statuses"), world.path("post.lua"), world.path("get.lua"));
     std::fs::write(&list, known)?;
-    script(&post, "POST", KEY, BODY)?;
+    script(&post, BODY)?;
     let paths: Vec<String> = statuses.iter().map(|id| format!("/tasks/{id}")).collect();
-    script_over(&get, KEY, &paths)?;
+    script_over(&get, &paths)?;
     let floor_store =
         postgres.map_or_else(|| format!("sqlite://{}", world.path("floor.db").display()), str::to_owned);
-    let (floor_url, floor) =
-        floor(&world, &floor_store, &["--statuses", &list.display().to_string()]).await?;
+    let (floor_url, floor) = floor(&world, &floor_store, &list).await?;
     let game = Match {
         how,
         floor: (floor_url.clone(), get.clone(), floor.id()),
@@ -192,8 +184,8 @@ async fn accepts(
     let rows = client.counts().await?.0 - before;
     let answered: f64 = written.easel.iter().map(|load| load.answers).sum();
     ensure!(rows >= answered, "{answered} were answered 202, and {rows} are there");
-    written.tell(table, "durable accepts", least, beyond);
-    read.tell(table, "GET /tasks/{id}", 0.4, 0.7);
+    written.tell(table, "durable accepts", target);
+    read.tell(table, "GET /tasks/{id}", (0.4, 0.7));
     table.row("tasks in the database at the end", format!("{rows:.0}"));
     Ok(())
 }
@@ -211,7 +203,7 @@ async fn whole(easel: &Path, how: &How, postgres: Option<&str>, table: &mut Tabl
         "prompt": "TOKEN [[sim: picture=64x64 time=0]] a little cat", "model": "flux-schnell", "size": "64x64",
         "webhook": {"url": sink.url(), "events": ["task.succeeded"]},
     });
-    script_numbered(&post, KEY, &body.to_string())?;
+    script_numbered(&post, &body.to_string())?;
     let (begun, cpu) = (Instant::now(), cpu_seconds(world.process()?)?);
     Ask {
         url: &format!("{}/generate", world.url()),

@@ -1,13 +1,15 @@
 //! The load generator: `wrk`, as the distribution packages it, against one address at a time; its answers are checked by
-//! their status, and what the target's process tree paid in CPU time is read beside it.
+//! their status, and what the target's process paid in CPU time is read beside it.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::world::KEY;
+
 /// One run's figures.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Load {
     /// Answers a second.
     pub per_s: f64,
@@ -52,41 +54,46 @@ impl Ask<'_> {
     }
 }
 
-/// A wrk script that asks for the same all the time.
-pub fn script(path: &Path, method: &str, key: &str, body: &str) -> Result<()> {
-    Ok(std::fs::write(
+/// A wrk script that posts the same all the time.
+pub fn script(path: &Path, body: &str) -> Result<()> {
+    write(
         path,
-        format!(
-            "wrk.method = \"{method}\"\nwrk.headers[\"authorization\"] = \"Bearer {key}\"\n\
-         wrk.headers[\"content-type\"] = \"application/json\"\nwrk.body = [==[{body}]==]\n"
+        &format!(
+            "wrk.method = \"POST\"\nwrk.headers[\"content-type\"] = \"application/json\"\nwrk.body = [==[{body}]==]\n"
         ),
-    )?)
+    )
 }
 
 /// A wrk script that posts this body, `TOKEN` in it a word of its own in each.
-pub fn script_numbered(path: &Path, key: &str, body: &str) -> Result<()> {
-    Ok(std::fs::write(
+pub fn script_numbered(path: &Path, body: &str) -> Result<()> {
+    write(
         path,
-        format!(
+        &format!(
             "local threads, n = 0, 0\nsetup = function(thread) thread:set(\"me\", threads) threads = threads + 1 end\n\
-             wrk.headers[\"authorization\"] = \"Bearer {key}\"\nwrk.headers[\"content-type\"] = \"application/json\"\n\
+             wrk.headers[\"content-type\"] = \"application/json\"\n\
              local head, tail = ([==[{body}]==]):match(\"^(.*)TOKEN(.*)$\")\n\
              request = function() n = n + 1 return wrk.format(\"POST\", nil, nil, head .. me .. \"-\" .. n .. tail) end\n"
         ),
-    )?)
+    )
 }
 
 /// A wrk script that asks for one path after the other.
-pub fn script_over(path: &Path, key: &str, paths: &[String]) -> Result<()> {
+pub fn script_over(path: &Path, paths: &[String]) -> Result<()> {
     let list = paths.iter().map(|path| format!("\"{path}\"")).collect::<Vec<_>>().join(",");
-    Ok(std::fs::write(
+    write(
         path,
-        format!(
-            "local paths = {{{list}}}\nlocal asks, at = {{}}, 0\nwrk.headers[\"authorization\"] = \"Bearer {key}\"\n\
-         init = function() for i, path in ipairs(paths) do asks[i] = wrk.format(\"GET\", path) end at = math.random(#asks) end\n\
-         request = function() at = at % #asks + 1 return asks[at] end\n"
+        &format!(
+            "local paths = {{{list}}}\nlocal asks, at = {{}}, 0\n\
+             init = function() for i, path in ipairs(paths) do asks[i] = wrk.format(\"GET\", path) end at = math.random(#asks) end\n\
+             request = function() at = at % #asks + 1 return asks[at] end\n"
         ),
-    )?)
+    )
+}
+
+/// With the caller's key.
+fn write(path: &Path, script: &str) -> Result<()> {
+    let key = format!("wrk.headers[\"authorization\"] = \"Bearer {KEY}\"\n");
+    Ok(std::fs::write(path, key + script)?)
 }
 
 fn read(said: &str) -> Option<Load> {

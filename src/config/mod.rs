@@ -64,10 +64,17 @@ pub struct Config {
     pub origin: Origin,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[expect(missing_docs, reason = "documented in config.example.toml")]
 pub struct Store {
     pub url: String,
+}
+
+impl std::fmt::Debug for Store {
+    /// An address with a password in it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -168,6 +175,9 @@ impl Config {
                 wrong(format!("{name}: must be at least {least}"));
             }
         }
+        if !["sqlite:", "postgres://", "postgresql://"].iter().any(|kind| self.store.url.starts_with(kind)) {
+            wrong("store.url: must begin with sqlite:// or postgres://".to_owned());
+        }
         self.webhooks.check(&mut wrong);
         self.audit.check(&mut wrong);
         for (id, provider) in &self.providers {
@@ -248,7 +258,8 @@ mod tests {
     fn every_problem_is_listed_at_once() {
         let problems = load(
             "[server]\nlisten = 'nowhere'\npublic_url = 'ftp://x'\nport = 1\n[engine]\nlease_s = 'long'\nconcurrency = 0\n\
-             [auth]\nrotate_overlap_s = 2592001\n[nonsense]\na = 1\n[providers.x]\nkind = 'y'\napi_key = 'k'\nin_flight = 0\n[models.z]\nsteps = 3",
+             [auth]\nrotate_overlap_s = 2592001\n[nonsense]\na = 1\n[providers.x]\nkind = 'y'\napi_key = 'k'\nin_flight = 0\n[models.z]\nsteps = 3\n\
+             [store]\nurl = 'mysql://x'",
             &[],
         )
         .unwrap_err();
@@ -259,6 +270,7 @@ mod tests {
             "engine.lease_s",
             "engine.concurrency",
             "auth.rotate_overlap_s",
+            "store.url",
             "nonsense: unknown key",
             "providers.x.kind",
             "providers.x.in_flight",
@@ -269,7 +281,7 @@ mod tests {
                 "{expected}: {problems:#?}"
             );
         }
-        assert_eq!(problems.len(), 10, "{problems:#?}");
+        assert_eq!(problems.len(), 11, "{problems:#?}");
     }
 
     #[test]
@@ -289,7 +301,11 @@ mod tests {
 
     #[test]
     fn secrets_never_show() {
-        let config = load("[providers.a]\nkind = 'piapi_flux'\napi_key = 'very-secret'", &[]).unwrap();
+        let config = load(
+            "[store]\nurl = 'postgres://easel:very-secret@db/easel'\n[providers.a]\nkind = 'piapi_flux'\napi_key = 'very-secret'",
+            &[],
+        )
+        .unwrap();
         assert!(!format!("{config:?}").contains("very-secret"));
     }
 }

@@ -149,6 +149,19 @@ mod tests {
         }
     }
 
+    /// The guide's table has every code once, and no other.
+    #[test]
+    fn the_guide_says_what_to_do_about_every_code() {
+        let guide = include_str!("../../docs/api-guide.md");
+        let table = guide.split_once("| Code | What to do |").unwrap().1.split_once("\n\n").unwrap().0;
+        let cells = table.lines().filter_map(|row| row.split('|').nth(1));
+        let mut named: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        let mut known: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
+    }
+
     #[test]
     fn an_unknown_outcome_never_invites_a_retry() {
         assert!(!Code::OutcomeUnknown.meaning().retryable);

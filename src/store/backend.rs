@@ -136,8 +136,12 @@ impl Db {
     pub async fn open(url: &str, exclusive: Exclusive, migrate: bool) -> Result<Self, StoreError> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             open_postgres(url, migrate).await
-        } else {
+        } else if url.starts_with("sqlite:") {
             open_sqlite(url, exclusive, migrate).await
+        } else {
+            // Taken for a file's name it would become one, whatever password is in it.
+            let reason = "neither sqlite:// nor postgres://".to_owned();
+            Err(StoreError::Open { url: without_credentials(url), reason })
         }
     }
 
@@ -288,12 +292,14 @@ async fn open_postgres(url: &str, migrate: bool) -> Result<Db, StoreError> {
 /// An address fit for logs.
 fn without_credentials(url: &str) -> String {
     match url::Url::parse(url) {
-        Ok(mut url) => {
+        // A password with a slash that is not encoded reads as a path, with the @ that was to end it.
+        Ok(mut url) if !url.path().contains('@') => {
             let _ = (url.set_password(None), url.set_username(""));
             url.set_query(None);
+            url.set_fragment(None);
             url.to_string()
         }
-        Err(_) => "postgres://…".to_owned(),
+        _ => "postgres://…".to_owned(),
     }
 }
 
@@ -331,6 +337,18 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_is_shown_holds_no_password() {
+        for (url, shown) in [
+            ("postgres://easel:secret@db:5433/easel?password=secret", "postgres://db:5433/easel"),
+            ("postgres://easel:1/secret@db/easel", "postgres://…"),
+            ("postgres://easel:1#secret@db/easel", "postgres://easel:1"),
+            ("postgres://easel:se/cret@db/easel", "postgres://…"),
+        ] {
+            assert_eq!(without_credentials(url), shown, "{url}");
+        }
+    }
 
     /// A database remembers the digests of its migrations and refuses others: one that was ever released never changes, not
     /// by a space. What it should have said differently is said by a new one.

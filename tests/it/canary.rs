@@ -7,15 +7,18 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, OTHER_KEY, PATIENCE, client, listen};
+use crate::harness::{Db, KEY, OTHER_KEY, PATIENCE, client, listen};
+use crate::postgres::Server;
 use crate::process::{Running, free_port};
 use crate::sink::{Act, Sink};
 use crate::stage::configuration;
 
 const PROVIDER_KEY: &str = "canary-provider-8f3a1c";
 const PEPPER: &str = "canary-pepper-77d0e2";
+const PASSWORD: &str = "canary-password-b94e05";
 
 struct Program {
     running: Running,
@@ -26,10 +29,12 @@ struct Program {
 }
 
 impl Program {
-    async fn start(upstream: &str, more: &str) -> Self {
+    /// On this Postgres, or on SQLite.
+    async fn start(postgres: Option<&str>, upstream: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_port().await;
-        let store = format!("sqlite://{}/easel.db", folder.path().display());
+        let store =
+            postgres.map_or_else(|| format!("sqlite://{}/easel.db", folder.path().display()), str::to_owned);
         let text = configuration(&store, upstream, &folder, more);
         let text = text.replace("pepper = \"test-pepper\"", "pepper = { file = \"pepper\" }");
         let text = text.replace("api_key = \"upstream-key-0123456789\"", "api_key = { env = \"CANARY\" }");
@@ -49,7 +54,10 @@ impl Program {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, serving).await.expect("it serves");
+        let serving = tokio::time::timeout(PATIENCE, serving).await;
+        let told = std::fs::read_to_string(program.folder.path().join("stderr")).unwrap();
+        let last: Vec<_> = told.lines().rev().take(9).collect();
+        assert!(serving.is_ok(), "it does not serve; its last words, backwards: {last:#?}");
         program
     }
 
@@ -75,6 +83,66 @@ impl Program {
         let headers = format!("{:?}", answer.headers());
         (headers, String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned())
     }
+
+    /// A start with this store comes to nothing, for a reason that is told.
+    fn starts_in_vain(&mut self, store: &str, reason: &str) {
+        let mut serve = easel(self.folder.path(), &["serve"]);
+        serve.env("EASEL__SERVER__LISTEN", "127.0.0.1:0").env("EASEL__STORE__URL", store);
+        let (done, out, told) = output(&serve.output().unwrap());
+        assert!(!done && told.contains(reason), "{reason}: {told}");
+        self.said.push_str(&out);
+        self.said.push_str(&told);
+    }
+
+    /// Stores that cannot be opened, whose addresses hold the password all the same.
+    fn starts_nowhere(&mut self) {
+        for (store, reason) in [
+            (format!("postgres://canary:{PASSWORD}@[::1/easel"), "cannot open the database"),
+            (
+                format!("postgres://127.0.0.1/easel?password={PASSWORD}&sslmode=odd"),
+                "cannot open the database",
+            ),
+            (format!("postgre://canary:{PASSWORD}@127.0.0.1/easel"), "store.url: must begin with"),
+        ] {
+            self.starts_in_vain(&store, reason);
+        }
+    }
+
+    /// The database goes away and comes back; what is asked and started meanwhile says so.
+    async fn goes_without(&mut self, server: &Server, store: &str) {
+        server.crash();
+        for path in ["/readyz", "/tasks", "/providers", "/metrics", "/admin/keys"] {
+            self.ask(Method::GET, path, KEY, None).await;
+        }
+        let body = json!({"prompt": "a canary", "model": "flux-schnell"});
+        let refused = self.ask(Method::POST, "/generate", KEY, Some(body)).await;
+        assert_eq!(refused["code"], "store_unavailable", "{refused}");
+        self.starts_in_vain(store, "cannot open the database");
+        let (done, _, told) = output(&easel(self.folder.path(), &["keys", "list"]).output().unwrap());
+        assert!(!done && told.contains("cannot open the database"), "{told}");
+        self.said.push_str(&told);
+        server.again();
+        let back = async { while self.ask(Method::GET, "/readyz", KEY, None).await["ready"] != true {} };
+        tokio::time::timeout(PATIENCE, back).await.expect("it finds the database again");
+        // It is the password that opens.
+        self.starts_in_vain(&store.replace(PASSWORD, &format!("{PASSWORD}-not")), "authentication failed");
+    }
+}
+
+/// A server that asks for the canary's password, and where its database is.
+async fn guarded() -> (Server, String) {
+    let server = Server::start();
+    server.sql(format!("CREATE ROLE canary LOGIN PASSWORD '{PASSWORD}'")).await;
+    server.sql("CREATE DATABASE canary OWNER canary").await;
+    // In the clear: what derives a proof from it is slow in a build for debugging, and shows less.
+    let who = "host all canary 127.0.0.1/32 password\nhost all easel 127.0.0.1/32 trust\n";
+    server.put("pg_hba.conf", who).await;
+    server.crash();
+    server.again();
+    let mut url = server.url("canary");
+    url.set_username("canary").unwrap();
+    url.set_password(Some(PASSWORD)).unwrap();
+    (server, url.to_string())
 }
 
 fn easel(folder: &Path, arguments: &[&str]) -> Command {
@@ -89,8 +157,9 @@ fn output(output: &Output) -> (bool, String, String) {
 }
 
 /// L1, L2, L3, L7.
+#[rstest]
 #[tokio::test]
-async fn no_canary_sings() {
+async fn no_canary_sings(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let options = easel::simulator::Options {
         clock: std::sync::Arc::new(easel::domain::clock::SystemClock::start()),
         ledger: None,
@@ -100,7 +169,9 @@ async fn no_canary_sings() {
     };
     let simulator = easel::simulator::Simulator::start(listen().await, options).await.unwrap();
     let sink = Sink::start(|_, _| Act::Status(200)).await;
-    let mut program = Program::start(&simulator.url(), "[log]\nlevel = \"trace\"\n").await;
+    let server = if matches!(db, Db::Postgres) { Some(guarded().await) } else { None };
+    let store = server.as_ref().map(|(_, url)| url.as_str());
+    let mut program = Program::start(store, &simulator.url(), "[log]\nlevel = \"trace\"\n").await;
 
     // Keys, made by both ways and used, wrong, exchanged and revoked.
     let wanted = json!({"name": "canary", "rpm": 10_000, "role": "admin"});
@@ -180,17 +251,28 @@ async fn no_canary_sings() {
     let checked = output(&easel(program.folder.path(), &["check-config"]).output().unwrap());
     assert!(!checked.0);
     program.said.push_str(&checked.2);
-    std::fs::write(&file, &good).unwrap();
-    program.ask(Method::POST, "/admin/reload", &managed, None).await;
+    for text in [good.replace(PASSWORD, &format!("{PASSWORD}-another")), good] {
+        std::fs::write(&file, text).unwrap();
+        program.ask(Method::POST, "/admin/reload", &managed, None).await;
+    }
+    program.starts_nowhere();
+    if let Some((server, url)) = &server {
+        program.goes_without(server, url).await;
+    }
     program.ask(Method::DELETE, &format!("/admin/keys/{id}"), KEY, None).await;
 
     let folder = program.folder.path();
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_default();
+    let database = match &server {
+        Some((server, _)) => server.dump("canary").await.into_bytes(),
+        None => [read("easel.db"), read("easel.db-wal")].concat(),
+    };
+    assert!(String::from_utf8_lossy(&database).contains("a canary"), "the tasks are there");
     let places = [
         ("answers", program.said.clone().into_bytes()),
         ("stdout", read("stdout")),
         ("stderr", read("stderr")),
-        ("database", [read("easel.db"), read("easel.db-wal")].concat()),
+        ("database", database),
         ("arguments", std::fs::read(format!("/proc/{}/cmdline", program.running.0.id())).unwrap()),
     ];
     assert!(places[2].1.len() > 100_000, "it logged everything");
@@ -198,6 +280,7 @@ async fn no_canary_sings() {
     let canaries = [
         ("provider key", PROVIDER_KEY),
         ("pepper", PEPPER),
+        ("password of the database", PASSWORD),
         ("key of the configuration", KEY),
         ("other key of the configuration", OTHER_KEY),
         ("managed key", managed),
@@ -208,9 +291,10 @@ async fn no_canary_sings() {
     ];
     let mut found = Vec::new();
     for (place, bytes) in &places {
+        let all = String::from_utf8_lossy(bytes);
         for (canary, text) in canaries {
-            if let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
-                let around = &bytes[at.saturating_sub(200)..(at + text.len() + 20).min(bytes.len())];
+            if let Some(at) = all.find(text) {
+                let around = &all.as_bytes()[at.saturating_sub(200)..(at + text.len() + 20).min(all.len())];
                 found.push(format!("{canary} in {place}: …{}…", String::from_utf8_lossy(around)));
             }
         }
@@ -227,7 +311,7 @@ async fn no_canary_sings() {
 /// `easel keys` works beside a gateway that runs, which knows of the change within five seconds.
 #[tokio::test]
 async fn keys_are_made_on_the_command_line() {
-    let program = Program::start("http://127.0.0.1:9", "").await;
+    let program = Program::start(None, "http://127.0.0.1:9", "").await;
     let folder = program.folder.path();
     let keys =
         |arguments: &[&str]| output(&easel(folder, &[&["keys"][..], arguments].concat()).output().unwrap());

@@ -107,7 +107,7 @@ async fn requests_do_not_queue_up_for_a_store_that_hangs(#[values(Db::Sqlite, Db
     assert_eq!(statuses, [200; 6]);
     drop(lock);
     let counted = async { while knock(&gateway, &key).await != 429 {} };
-    tokio::time::timeout(Duration::from_secs(20), counted).await.expect("requests are counted again");
+    tokio::time::timeout(PATIENCE, counted).await.expect("requests are counted again");
     gateway.stop().await;
 }
 

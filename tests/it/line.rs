@@ -15,8 +15,8 @@ use crate::harness::{Db, Gateway, PATIENCE, listen};
 pub struct Line {
     pub gateway: Gateway,
     pub address: SocketAddr,
-    pub stop: CancellationToken,
-    pub tasks: TaskTracker,
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Line {

@@ -34,6 +34,8 @@ mod load;
 mod operators;
 mod outbound;
 mod pictures;
+mod postgres;
+mod postgres_tls;
 mod process;
 mod proof;
 mod recorder;

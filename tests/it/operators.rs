@@ -5,12 +5,61 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use easel::config::Config;
-use reqwest::StatusCode;
+use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::harness::{KEY, client, listen};
 use crate::process::{Running, easel, free_port, refuses, run, write};
 use crate::stage::configuration;
+
+/// Where a gateway is deployed: a folder with its configuration, and a simulator that writes its ledger there.
+struct Site {
+    folder: TempDir,
+    gateway: String,
+    text: String,
+    _simulator: Running,
+}
+
+impl Site {
+    async fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let (sim, gateway) = (free_port().await, free_port().await);
+        let simulate = ["simulate", "--listen", &sim, "--time-scale", "0", "--ledger", "ledger.jsonl"];
+        let simulator = Running::simulator(easel(&simulate, at));
+        let store = format!("sqlite://{}/easel.db", at.display());
+        let log = "[log]\nlevel = \"easel=info\"\n";
+        let text = configuration(&store, &format!("http://{sim}"), &folder, log);
+        let text = format!("[server]\nlisten = \"{gateway}\"\n{text}");
+        Self { folder, gateway, text, _simulator: simulator }
+    }
+
+    fn at(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The file with its configuration and this.
+    fn config(&self, more: &str) -> String {
+        write(&self.folder, &format!("{}{more}", self.text))
+    }
+
+    fn start(&self, config: &str) -> Running {
+        Running::start(easel(&["serve", "--config", config], self.at()), "easel is serving")
+    }
+
+    fn order(&self, prompt: &str) -> RequestBuilder {
+        let body = format!(r#"{{"prompt":"{prompt}","model":"flux-schnell","size":"64x64"}}"#);
+        let request = client().post(format!("http://{}/generate", self.gateway)).bearer_auth(KEY);
+        request.header("content-type", "application/json").body(body)
+    }
+
+    /// How many paid requests the provider received.
+    fn bought(&self) -> usize {
+        let lines = std::fs::read_to_string(self.at().join("ledger.jsonl")).unwrap();
+        lines.lines().filter(|line| line.contains("\"received\"")).count()
+    }
+}
 
 async fn get(address: &str, path: &str, key: &str) -> (StatusCode, String) {
     let answer = client().get(format!("http://{address}{path}")).bearer_auth(key).send().await.unwrap();
@@ -24,21 +73,13 @@ async fn task(address: &str, path: &str) -> Value {
 /// A copy made while the gateway works is whole, and a gateway that starts from it with submissions held buys nothing.
 #[tokio::test]
 async fn a_backup_is_made_while_it_runs_and_can_be_started_from() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    let (sim, gateway) = (free_port().await, free_port().await);
-    let ledger = at.join("ledger.jsonl").display().to_string();
-    let simulate = ["simulate", "--listen", &sim, "--time-scale", "0", "--ledger", &ledger];
-    let _simulator = Running::simulator(easel(&simulate, at));
-    let store = format!("sqlite://{}/easel.db", at.display());
-    let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
-    let config = write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}"));
-    let running = Running::start(easel(&["serve", "--config", &config], at), "easel is serving");
+    let site = Site::open().await;
+    let at = site.at();
+    let config = site.config("");
+    let running = site.start(&config);
     let submit = async |prompt: &str| {
-        let body = format!(r#"{{"prompt":"{prompt}","model":"flux-schnell","size":"64x64"}}"#);
-        let request = client().post(format!("http://{gateway}/generate")).bearer_auth(KEY).body(body);
-        let request = request.header("content-type", "application/json").header("prefer", "wait=60");
-        request.send().await.unwrap().json::<Value>().await.unwrap()
+        let answer = site.order(prompt).header("prefer", "wait=60").send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
     };
     let before = submit("before").await;
     assert_eq!(before["status"], "succeeded", "{before}");
@@ -49,26 +90,27 @@ async fn a_backup_is_made_while_it_runs_and_can_be_started_from() {
     refuses(&run(&["backup", "--config", &config, &copy], at), "exists already");
     let after = submit("after").await;
     running.kill();
-    let bought = || {
-        let lines = std::fs::read_to_string(&ledger).unwrap();
-        lines.lines().filter(|line| line.contains("\"received\"")).count()
-    };
-    assert_eq!(bought(), 2);
+    assert_eq!(site.bought(), 2);
 
-    let config = write(&folder, &std::fs::read_to_string(&config).unwrap().replace("/easel.db", "/copy.db"));
+    let config =
+        write(&site.folder, &std::fs::read_to_string(&config).unwrap().replace("/easel.db", "/copy.db"));
     let mut restored = easel(&["serve", "--config", &config], at);
     restored.env("EASEL__ENGINE__HOLD_SUBMISSIONS", "true");
     let _running = Running::start(restored, "easel is serving");
     let path = |task: &Value| format!("/tasks/{}", task["id"].as_str().unwrap());
-    let known = task(&gateway, &path(&before)).await;
+    let known = task(&site.gateway, &path(&before)).await;
     assert_eq!(
         (&known["status"], &known["images"][0]["sha256"]),
         (&before["status"], &before["images"][0]["sha256"])
     );
-    assert_eq!(get(&gateway, &path(&after), KEY).await.0, StatusCode::NOT_FOUND, "it is as of its moment");
-    let (status, _) = get(&gateway, &format!("{}/images/0", path(&before)), KEY).await;
+    assert_eq!(
+        get(&site.gateway, &path(&after), KEY).await.0,
+        StatusCode::NOT_FOUND,
+        "it is as of its moment"
+    );
+    let (status, _) = get(&site.gateway, &format!("{}/images/0", path(&before)), KEY).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(bought(), 2);
+    assert_eq!(site.bought(), 2);
 }
 
 /// The program, whose second address is bound two seconds late where strace may hold it up: whatever goes on beside has time
@@ -91,39 +133,24 @@ fn held_up(arguments: &[&str], folder: &Path) -> Output {
 /// A start that fails after all has sent nothing, however often whoever looks after the process tries it again.
 #[tokio::test]
 async fn a_start_that_fails_buys_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    let (sim, gateway) = (free_port().await, free_port().await);
-    let ledger = at.join("ledger.jsonl").display().to_string();
-    let simulate = ["simulate", "--listen", &sim, "--time-scale", "0", "--ledger", &ledger];
-    let _simulator = Running::simulator(easel(&simulate, at));
-    let store = format!("sqlite://{}/easel.db", at.display());
-    let text = configuration(&store, &format!("http://{sim}"), &folder, "[log]\nlevel = \"easel=info\"\n");
-    let with = |more: &str| write(&folder, &format!("[server]\nlisten = \"{gateway}\"\n{text}{more}"));
-    let holding = || {
-        let config = with("[engine]\nhold_submissions = true\n");
-        Running::start(easel(&["serve", "--config", &config], at), "easel is serving")
-    };
+    let site = Site::open().await;
+    let holding = || site.start(&site.config("[engine]\nhold_submissions = true\n"));
     let running = holding();
-    let request = client().post(format!("http://{gateway}/generate")).bearer_auth(KEY);
-    let request = request.header("content-type", "application/json");
-    let body = r#"{"prompt":"a cat","model":"flux-schnell","size":"64x64"}"#;
-    let accepted = request.body(body).send().await.unwrap();
+    let accepted = site.order("a cat").send().await.unwrap();
     assert_eq!(accepted.status(), StatusCode::ACCEPTED);
     let queued: Value = accepted.json().await.unwrap();
     running.kill();
 
     let taken = listen().await;
-    let config = with(&format!("[metrics]\nlisten = \"{}\"\n", taken.local_addr().unwrap()));
+    let config = site.config(&format!("[metrics]\nlisten = \"{}\"\n", taken.local_addr().unwrap()));
     for _ in 0..2 {
-        refuses(&held_up(&["serve", "--config", &config], at), "cannot listen on");
+        refuses(&held_up(&["serve", "--config", &config], site.at()), "cannot listen on");
     }
-    let lines = std::fs::read_to_string(&ledger).unwrap_or_default();
-    assert!(!lines.contains("\"received\""), "{lines}");
+    assert_eq!(site.bought(), 0);
     let _running = holding();
     let path = format!("/tasks/{}", queued["id"].as_str().unwrap());
-    assert_eq!(task(&gateway, &path).await["status"], "queued");
-    assert_eq!(task(&gateway, &format!("{path}/attempts")).await["data"], serde_json::json!([]));
+    assert_eq!(task(&site.gateway, &path).await["status"], "queued");
+    assert_eq!(task(&site.gateway, &format!("{path}/attempts")).await["data"], serde_json::json!([]));
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::harness::{Db, Gateway};
+use crate::inputs::png;
 use crate::trap::{EVERYWHERE, Names, Trap};
 
 /// A client that may reach 127.0.0.2, where the tests' own servers are, and nothing else near.
@@ -227,7 +228,7 @@ async fn callers_are_told_at_once_what_is_closed(#[values(Db::Sqlite, Db::Postgr
 async fn a_name_that_leads_home_buys_nothing_and_hears_nothing(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let trap = Trap::set().await;
     let gateway = Gateway::configured(db, CLOSED).await;
-    let file = gateway.upload("/files", &[("content-type", "image/png")], png()).await;
+    let file = gateway.upload("/files", &[("content-type", "image/png")], png(32, 16, |_, _| [0; 4])).await;
     assert_eq!(file.status, StatusCode::CREATED, "{}", file.json());
     let file = json!({"file_id": file.json()["id"]});
     for (case, home) in trap.names() {
@@ -262,12 +263,6 @@ async fn a_name_that_leads_home_buys_nothing_and_hears_nothing(#[values(Db::Sqli
     }
     assert_eq!((gateway.receptions(), trap.is_untouched()), (0, true));
     gateway.stop().await;
-}
-
-fn png() -> Vec<u8> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image::RgbaImage::new(32, 16).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
 }
 
 /// An upstream that says its picture lies wherever the prompt says.

@@ -10,6 +10,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::harness::{Db, Gateway};
+use crate::inputs::png;
 
 const DAY: Duration = Duration::from_hours(24);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -207,11 +208,8 @@ async fn a_record_lasts_its_time_and_its_key_with_it(#[values(Db::Sqlite, Db::Po
 async fn bytes_that_cannot_be_removed_hold_up_no_others(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::start(db).await;
     let upload = async |n: u8| {
-        let mut picture = std::io::Cursor::new(Vec::new());
-        image::RgbImage::from_pixel(8, 8, image::Rgb([n; 3]))
-            .write_to(&mut picture, image::ImageFormat::Png)
-            .unwrap();
-        gateway.upload("/files", &[("content-type", "image/png")], picture.into_inner()).await.json()
+        let picture = png(8, 8, |_, _| [n, n, n, 255]);
+        gateway.upload("/files", &[("content-type", "image/png")], picture).await.json()
     };
     let (stuck, other) = (upload(1).await, upload(2).await);
     let (stuck_at, other_at) =

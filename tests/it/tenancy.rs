@@ -150,17 +150,22 @@ async fn what_is_anothers_is_not_there(#[values(Db::Sqlite, Db::Postgres)] db: D
     gateway.stop().await;
 }
 
+/// A gateway whose tenant has an endpoint that was sent a test: where that went, and the ids of endpoint and delivery.
+async fn told(db: Db) -> (Gateway, Sink, String, String) {
+    let gateway = Gateway::start(db).await;
+    let sink = Sink::start(|_, _| Act::Status(200)).await;
+    let id = |answer: &Answer| answer.json()["id"].as_str().unwrap().to_owned();
+    let endpoint = id(&gateway.post("/webhooks", &json!({"url": sink.url}).to_string()).await);
+    let delivery = id(&gateway.post(&format!("/webhooks/{endpoint}/test"), "").await);
+    gateway.app.engine.run_until_idle().await.unwrap();
+    (gateway, sink, endpoint, delivery)
+}
+
 /// What tenants do to secrets and deliveries is in the audit, too.
 #[rstest]
 #[tokio::test]
 async fn what_is_done_to_webhooks_is_written_down(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let gateway = Gateway::start(db).await;
-    let sink = Sink::start(|_, _| Act::Status(200)).await;
-    let endpoint = gateway.post("/webhooks", &json!({"url": sink.url}).to_string()).await.json();
-    let id = endpoint["id"].as_str().unwrap();
-    let test = gateway.post(&format!("/webhooks/{id}/test"), "").await.json();
-    gateway.app.engine.run_until_idle().await.unwrap();
-    let delivery = test["id"].as_str().unwrap();
+    let (gateway, _sink, id, delivery) = told(db).await;
     let rotated = gateway.post(&format!("/webhooks/{id}/rotate"), "").await.json();
     gateway.post("/webhooks/secret/rotate", "").await;
     let redelivered = gateway.post(&format!("/webhooks/deliveries/{delivery}/redeliver"), "").await;
@@ -178,9 +183,9 @@ async fn what_is_done_to_webhooks_is_written_down(#[values(Db::Sqlite, Db::Postg
     acts.sort();
     let act = |name: &str, subject: &str| (name.to_owned(), subject.to_owned());
     let expected = [
-        act("delivery.redeliver", delivery),
-        act("webhook.remove", id),
-        act("webhook.rotate", id),
+        act("delivery.redeliver", &delivery),
+        act("webhook.remove", &id),
+        act("webhook.rotate", &id),
         act("webhook_secret.rotate", "default"),
     ];
     assert_eq!(acts, expected);
@@ -199,18 +204,13 @@ async fn what_is_done_to_webhooks_is_written_down(#[values(Db::Sqlite, Db::Postg
 #[rstest]
 #[tokio::test]
 async fn nothing_is_done_to_webhooks_without_its_entry(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let gateway = Gateway::start(db).await;
-    let sink = Sink::start(|_, _| Act::Status(200)).await;
-    let endpoint = gateway.post("/webhooks", &json!({"url": sink.url}).to_string()).await.json();
-    let id = endpoint["id"].as_str().unwrap();
-    let test = gateway.post(&format!("/webhooks/{id}/test"), "").await.json();
-    gateway.app.engine.run_until_idle().await.unwrap();
+    let (gateway, sink, id, delivery) = told(db).await;
     let before = gateway.get("/webhooks/secret").await.json();
     gateway.sql("ALTER TABLE audit RENAME TO away").await;
     for path in [
         "/webhooks/secret/rotate".to_owned(),
         format!("/webhooks/{id}/rotate"),
-        format!("/webhooks/deliveries/{}/redeliver", test["id"].as_str().unwrap()),
+        format!("/webhooks/deliveries/{delivery}/redeliver"),
     ] {
         assert_eq!(gateway.post(&path, "").await.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd,
+};
 use reqwest::StatusCode;
 use rstest::rstest;
 use rustls::ServerConfig;
@@ -35,32 +37,43 @@ const OLD_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 70];
 const ALERT: u8 = 0x15;
 
 /// Who signs what the gateway is told to trust.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A file for `net.extra_ca_file`.
-    fn write(&self, folder: &Path) -> String {
+    /// A file, in this folder, that tells whom to trust.
+    pub fn write(&self, folder: &Path) -> String {
+        std::fs::create_dir_all(folder).unwrap();
         let file = folder.join("authority.pem");
-        let body = STANDARD.encode(self.0.der());
-        std::fs::write(&file, format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))
-            .unwrap();
+        std::fs::write(&file, pem("CERTIFICATE", self.0.der())).unwrap();
         file.display().to_string()
     }
 
-    /// A certificate for a host, in order but for what is done to it.
-    fn signed(&self, host: &str, spoil: impl FnOnce(&mut CertificateParams)) -> Shown {
+    /// A certificate for a host, in order but for what is done to it, and its key.
+    pub fn issue(&self, host: &str, spoil: impl FnOnce(&mut CertificateParams)) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([host.to_owned()]).unwrap();
         spoil(&mut params);
-        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+
+    /// The same, shown at a door.
+    fn signed(&self, host: &str, spoil: impl FnOnce(&mut CertificateParams)) -> Shown {
+        let (certificate, key) = self.issue(host, spoil);
         Shown::certificate(certificate.der().clone(), &key)
     }
+}
+
+/// DER as text, in lines that every reader takes.
+pub fn pem(what: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let lines = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap());
+    format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// What a door shows to whoever knocks.
@@ -178,6 +191,10 @@ async fn health(gateway: &Gateway) -> Value {
         .clone()
 }
 
+fn expired(params: &mut CertificateParams) {
+    params.not_after = date_time_ymd(2020, 1, 1);
+}
+
 /// R4, and R3 where no session comes about at all: nothing is sent, nothing is billed, and the circuit opens: at once where
 /// somebody else answers, after the fifth failure in a row where TLS fails.
 #[rstest]
@@ -186,7 +203,6 @@ async fn a_provider_that_does_not_prove_who_it_is_is_sent_nothing(
     #[values(Db::Sqlite, Db::Postgres)] db: Db,
 ) {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2020, 1, 1);
     for (case, shown, sends) in [
         ("expired", authority.signed("localhost", expired), 1),
         ("signed by itself", Shown::signed_by_itself(), 1),
@@ -235,7 +251,6 @@ async fn an_expired_certificate_sends_tasks_elsewhere_until_it_is_renewed(
     #[values(Db::Sqlite, Db::Postgres)] db: Db,
 ) {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2020, 1, 1);
     let door = Door::showing(authority.signed("localhost", expired)).await;
     let gateway = door.gateway(db, &authority, folder.path(), &["imagepipeline"]).await;
     for attempts in [2, 1] {
