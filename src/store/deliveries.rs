@@ -1,5 +1,6 @@
 //! Webhooks owed, as rows: written with what they tell, leased like tasks, closed with what became of them.
 
+use serde::Deserialize;
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::backend::{Conn, on};
@@ -10,6 +11,7 @@ use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::delivery::{Delivery, DeliveryState, Sequel};
 use crate::domain::id::{EventId, TaskId, WebhookId};
+use crate::domain::trace::Trace;
 use crate::domain::webhook::Rotation;
 
 macro_rules! columns {
@@ -20,6 +22,12 @@ macro_rules! columns {
 }
 
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM deliveries d WHERE d.id = $1");
+/// The same with what its task's state holds.
+const WITH_TASK: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", (SELECT t.state FROM tasks t WHERE t.id = d.task_id) AS task_state FROM deliveries d WHERE d.id = $1"
+);
 /// No earlier letter of the same line is owed.
 const NEXT_IN_LINE: &str =
     "NOT EXISTS (SELECT 1 FROM deliveries e WHERE e.line = d.line AND e.state = 'pending' AND e.seq < d.seq)";
@@ -41,6 +49,14 @@ struct Row {
     created_at: i64,
     finished_at: Option<i64>,
     log: String,
+    #[sqlx(default)]
+    task_state: Option<String>,
+}
+
+/// The one thing in a task's state that its letters need.
+#[derive(Deserialize)]
+struct Traced {
+    trace: Option<Trace>,
 }
 
 impl TryFrom<Row> for Delivery {
@@ -85,6 +101,8 @@ pub struct Leased {
     pub version: i64,
     /// Its signer's secrets.
     pub rotation: Rotation,
+    /// Its task's place in a trace.
+    pub trace: Option<Trace>,
 }
 
 /// Which deliveries to list; absent fields match all.
@@ -288,8 +306,10 @@ async fn lease(
         if taken == 0 {
             continue;
         }
-        let row: Row = on!(&mut conn, c => sqlx::query_as(BY_ID).bind(&id).fetch_one(c).await)?;
+        let mut row: Row = on!(&mut conn, c => sqlx::query_as(WITH_TASK).bind(&id).fetch_one(c).await)?;
         let version = row.version;
+        let state = row.task_state.take();
+        let traced = state.and_then(|state| serde_json::from_str::<Traced>(&state).ok());
         let delivery = Delivery::try_from(row)?;
         let signed: Option<(i64, Option<i64>)> = on!(&mut conn, c => sqlx::query_as(SIGNED)
             .bind(delivery.signer()).fetch_optional(c).await)?;
@@ -297,7 +317,8 @@ async fn lease(
             generation,
             overlap_until: until.map(Millis),
         });
-        leased.push(Leased { delivery, version, rotation });
+        let trace = traced.and_then(|traced| traced.trace);
+        leased.push(Leased { delivery, version, rotation, trace });
     }
     Ok(leased)
 }
