@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::collector::{Collector, Told};
 use crate::harness::{KEY, OTHER_KEY, PATIENCE, client, listen};
 use crate::process::{Running, free_port};
 use crate::sink::{Act, Sink};
@@ -100,7 +101,9 @@ async fn no_canary_sings() {
     };
     let simulator = easel::simulator::Simulator::start(listen().await, options).await.unwrap();
     let sink = Sink::start(|_, _| Act::Status(200)).await;
-    let mut program = Program::start(&simulator.url(), "[log]\nlevel = \"trace\"\n").await;
+    let collector = Collector::start().await;
+    let more = format!("{}[log]\nlevel = \"trace\"\n", collector.configuration());
+    let mut program = Program::start(&simulator.url(), &more).await;
 
     // Keys, made by both ways and used, wrong, exchanged and revoked.
     let wanted = json!({"name": "canary", "rpm": 10_000, "role": "admin"});
@@ -184,6 +187,15 @@ async fn no_canary_sings() {
     program.ask(Method::POST, "/admin/reload", &managed, None).await;
     program.ask(Method::DELETE, &format!("/admin/keys/{id}"), KEY, None).await;
 
+    // What it tells of all that: to the last request, and to the letters.
+    let last = |span: &Told| span.name == "DELETE /admin/keys/{id}";
+    let told = |spans: &[Told], name: &str| spans.iter().any(|span| span.name == name);
+    collector
+        .wait_until(|spans| spans.iter().any(last) && told(spans, "webhook.post") && told(spans, "attempt"))
+        .await;
+    let spans = collector.bytes();
+    assert!(!String::from_utf8_lossy(&spans).contains("a canary"), "nor are prompts in it");
+
     let folder = program.folder.path();
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_default();
     let places = [
@@ -191,6 +203,7 @@ async fn no_canary_sings() {
         ("stdout", read("stdout")),
         ("stderr", read("stderr")),
         ("database", [read("easel.db"), read("easel.db-wal")].concat()),
+        ("traces", spans),
         ("arguments", std::fs::read(format!("/proc/{}/cmdline", program.running.0.id())).unwrap()),
     ];
     assert!(places[2].1.len() > 100_000, "it logged everything");
