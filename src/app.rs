@@ -30,6 +30,7 @@ use crate::providers::{Account, KINDS, KindEntry, Options, Rows};
 use crate::reload::Reloader;
 use crate::server::Limits;
 use crate::store::{Exclusive, Store};
+use crate::telemetry::otlp::{self, Sending};
 use crate::telemetry::{LEVEL, meters};
 
 /// A gateway, put together and not yet moving.
@@ -47,6 +48,7 @@ pub struct App {
     /// Reads the configuration again.
     pub reloader: Reloader,
     keys: Keys,
+    spans: Sending,
     closing: CancellationToken,
     drain: Duration,
 }
@@ -78,6 +80,7 @@ impl App {
             Policy { allow_private: config.net.allow_private.clone(), allow_http: config.net.allow_http };
         let mut net = Net::open(policy, around.lookup, extra_roots(config)?)?;
         net.guarded = net.guarded.with_stall(seconds(config.blobs.stall_s));
+        let (traces, spans) = otlp::open(&config.traces, &net)?;
         let blobs = Blobs::open(place(&config.blobs, &net)).await?;
         match blobs.sweep(clock.now(), shared).await {
             Ok(0) => {}
@@ -115,6 +118,7 @@ impl App {
             net,
             clock: Arc::clone(&clock),
             links: links.clone(),
+            traces: traces.clone(),
             offered: ArcSwap::from_pointee(offered),
             settings,
         };
@@ -129,6 +133,7 @@ impl App {
             store: store.clone(),
             blobs,
             links,
+            traces,
             clock,
             keys: keys.clone(),
             key_overlap: seconds(config.auth.rotate_overlap_s),
@@ -145,7 +150,7 @@ impl App {
         let router = crate::api::router(api);
         let limits = limits(config);
         let drain = seconds(config.engine.drain_s);
-        Ok(Self { router, figures, limits, engine, store, reloader, keys, closing, drain })
+        Ok(Self { router, figures, limits, engine, store, reloader, keys, spans, closing, drain })
     }
 
     /// Cancelled when the gateway is to stop.
@@ -160,6 +165,7 @@ impl App {
         self.reloader.close().await;
         self.keys.close().await;
         self.store.close().await;
+        self.spans.close().await;
         finished
     }
 }

@@ -8,7 +8,7 @@
 //! 4  api                                                                HTTP in
 //! 3  engine                                                             moves tasks
 //! 2  providers │ store │ blobs                                          three rooms, no doors between them
-//! 1  net                                                                sockets out
+//! 1  net │ trace                                                        sockets out; what is told of the work
 //! 0  domain │ chaos                                                     facts and rules; where the chaos suite reaches in
 //!    simulator                                                          beside the house: the upstreams' own APIs, spelled a second time
 //! ```
@@ -31,3 +31,4 @@ pub mod server;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;
+pub mod trace;

@@ -68,6 +68,7 @@ use crate::domain::clock::Clock;
 use crate::domain::link::Links;
 use crate::engine::Engine;
 use crate::store::Store;
+use crate::trace::Traces;
 
 /// What handlers work with: one pointer, because every layer of every request takes a copy.
 #[derive(Clone)]
@@ -96,6 +97,8 @@ pub struct ApiState {
     pub blobs: Blobs,
     /// Makes addresses.
     pub links: Links,
+    /// Makes spans.
+    pub traces: Traces,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Who may come in.
@@ -190,6 +193,6 @@ pub fn router(api: Api) -> Router {
         .layer(middleware::from_fn_with_state(api.clone(), shed::carry))
         .layer(middleware::from_fn_with_state(api.guard.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn(request_id::identify))
+        .layer(middleware::from_fn_with_state(api.traces.clone(), request_id::identify))
         .with_state(api)
 }

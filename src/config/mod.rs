@@ -14,6 +14,7 @@ mod provider;
 mod retention;
 mod secret;
 mod server;
+mod traces;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use provider::Provider;
 pub use retention::Retention;
 pub use secret::Secret;
 pub use server::Server;
+pub use traces::Traces;
 pub use webhooks::Webhooks;
 
 use crate::domain::request::GenerateRequest;
@@ -56,6 +58,7 @@ pub struct Config {
     pub routing: Routing,
     pub log: Log,
     pub metrics: Metrics,
+    pub traces: Traces,
     #[serde(default)]
     pub models: BTreeMap<String, Map<String, Value>>,
     #[serde(default)]
@@ -151,6 +154,7 @@ impl Config {
         };
         self.auth.resolve(&mut resolve);
         self.blobs.resolve(&mut resolve);
+        resolve("traces.endpoint".to_owned(), &mut self.traces.endpoint);
         for (id, provider) in &mut self.providers {
             resolve(format!("providers.{id}.api_key"), &mut provider.api_key);
         }
@@ -161,6 +165,7 @@ impl Config {
         self.server.check(&mut wrong);
         self.blobs.check(&mut wrong);
         self.metrics.check(self.server.listen, &mut wrong);
+        self.traces.check(&mut wrong);
         self.retention.check(&mut wrong);
         self.auth.check(self.server.listen, &mut wrong);
         let lengths = [

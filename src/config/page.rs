@@ -9,7 +9,7 @@ use toml::Table;
 
 use super::{
     Audit, Auth, Blobs, Config, DEFAULTS, Engine, Log, Metrics, Net, Provider, Retention, Routing, Server,
-    StaticKey, Store, Webhooks,
+    StaticKey, Store, Traces, Webhooks,
 };
 use crate::providers::KINDS;
 
@@ -93,6 +93,7 @@ fn sections() -> Vec<(&'static str, &'static [&'static str])> {
         ("routing", fields::<Routing>()),
         ("metrics", fields::<Metrics>()),
         ("log", fields::<Log>()),
+        ("traces", fields::<Traces>()),
         ("providers.ID", fields::<Provider>()),
     ]
 }

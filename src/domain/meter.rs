@@ -85,6 +85,7 @@ meters! {
     STORE_PRESSURE Gauge "easel_store_operations" [] "Writes under way and reads that wait for a connection in this process: what load is shed by.";
     STORE_UP Gauge "easel_store_up" [] "Whether the database answered when these figures were gathered: 1 or 0.";
     BLOB_FREE Gauge "easel_blob_free_ratio" [] "Share of the picture folder's file system that is free, 0 to 1; absent where it cannot be told.";
+    SPANS Counter "easel_spans_total" ["outcome"] "Spans of traces: exported; failed, because the collector did not take them; dropped, because too many waited for it.";
     INFO Gauge "easel_info" ["version"] "1, with the program's version.";
     RESIDENT Gauge "process_resident_memory_bytes" [] "Resident memory.";
     OPEN_FDS Gauge "process_open_fds" [] "Open descriptors.";

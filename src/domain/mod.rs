@@ -29,6 +29,7 @@ pub mod size;
 mod state;
 pub mod task;
 mod text;
+pub mod trace;
 pub mod validate;
 pub mod view;
 pub mod webhook;

@@ -80,6 +80,7 @@ impl Task {
         state.effective = json!({});
         state.adjustments.clear();
         state.outputs.clear();
+        state.trace = None;
         state.expires_at = None;
         state.erased_at = Some(now);
         state.failure.iter_mut().for_each(forget_words);

@@ -11,6 +11,7 @@ use super::fit::Adjustment;
 use super::id::AttemptId;
 use super::image::ImageKind;
 use super::money::Usd;
+use super::trace::Trace;
 
 /// A route with the reason why it is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -188,6 +189,9 @@ pub struct State {
     pub erased_at: Option<Millis>,
     /// How many events it has had.
     pub events: i64,
+    /// Its place in its caller's trace, or in one of our own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 impl State {

@@ -16,8 +16,10 @@ use crate::domain::key::{Key, Limits};
 use crate::domain::money::Usd;
 use crate::domain::request::GenerateRequest;
 use crate::domain::task::{Candidate, Cost, Phase, State, Task};
+use crate::domain::trace::Trace;
 use crate::providers::{Inputs, Job, Shown};
 use crate::store::{Accepted, StoreError};
+use crate::trace;
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -131,7 +133,8 @@ impl Engine {
         fingerprint: String,
     ) -> Result<Acceptance, Refusal> {
         let mut plan = self.plan(&caller, &request).map_err(Refusal::NoRoute)?;
-        let key = Origin { caller, idempotency: idempotency_key, fingerprint };
+        let trace = trace::here().place();
+        let key = Origin { caller, idempotency: idempotency_key, fingerprint, trace };
         let unpriced = if key.caller.limits.budgeted() { keep_priced(&mut plan) } else { None };
         if let Some(refusal) = unpriced.or_else(|| self.inner.no_room(&key, &plan)) {
             // What was taken in before is answered, however full the house is.
@@ -152,7 +155,11 @@ impl Engine {
             self.inner.tracker.spawn(async move { store.accept(early, parts, limits, came).await });
             return Ok(Acceptance { task, replayed: false });
         }
-        let accepted = self.inner.store.accept(task, parts, limits, came).await;
+        let span = trace::span("task.accept");
+        trace::here().set_with("task.id", || Some(task.id.to_string()));
+        span.set_with("task.id", || Some(task.id.to_string()));
+        let accepted = span.around(Box::pin(self.inner.store.accept(task, parts, limits, came))).await;
+        drop(span);
         crash("accept.committed");
         let accepted = accepted.map_err(|error| match error {
             StoreError::OverBudget(short) => Refusal::NoMoney(Code::BudgetExceeded, short.to_string()),
@@ -175,6 +182,8 @@ pub(super) struct Origin {
     pub caller: Caller,
     idempotency: Option<String>,
     fingerprint: String,
+    /// The place in the trace of the request it came with.
+    trace: Option<Trace>,
 }
 
 impl Inner {
@@ -193,6 +202,7 @@ impl Inner {
             return Ok((self.new_task(key, plan), Vec::new()));
         }
         let caller = key.caller.clone();
+        let trace = key.trace.clone();
         let mut whole = self.new_task(key, plan);
         let mut parts = Vec::with_capacity(counts.len());
         for count in counts {
@@ -205,7 +215,8 @@ impl Inner {
             if caller.limits.budgeted() {
                 keep_priced(&mut plan).map_or(Ok(()), Err)?;
             }
-            let key = Origin { caller: caller.clone(), idempotency: None, fingerprint: String::new() };
+            let trace = self.traces.beneath(trace.as_ref(), &whole.id.to_string()).place();
+            let key = Origin { caller: caller.clone(), idempotency: None, fingerprint: String::new(), trace };
             let mut part = self.new_task(key, plan);
             part.parent = Some(whole.id);
             part.created_at = whole.created_at;
@@ -219,7 +230,7 @@ impl Inner {
     }
 
     fn new_task(&self, key: Origin, plan: Plan) -> Task {
-        let Origin { caller, idempotency, fingerprint } = key;
+        let Origin { caller, idempotency, fingerprint, trace } = key;
         let now = self.clock.now();
         let reserved = reservation(&plan);
         let request = plan.request;
@@ -247,6 +258,7 @@ impl Inner {
             keep_s: self.settings.keeping.media_s(request.retention),
             // task.queued is implied by the task's row.
             events: 1,
+            trace,
             ..State::default()
         };
         Task {

@@ -6,19 +6,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VIA};
 use tokio::task::JoinHandle;
 
 use super::Inner;
 use crate::chaos::crash;
 use crate::domain::clock::Millis;
-use crate::domain::delivery::{Delivery, Schedule, Sequel, TEST_EVENT, Try, letter, tenant_signer};
+use crate::domain::delivery::{Delivery, Schedule, Sequel, TEST_EVENT, Try};
 use crate::domain::secret::random_bytes;
-use crate::domain::view::view;
-use crate::domain::webhook::{Rotation, Secret, signatures};
-use crate::net::guarded::{FetchError, Receipt};
-use crate::store::{Change, Leased, StoreError};
+use crate::store::{Leased, StoreError};
 
 /// The loop looks again after this long even when nothing told it to.
 const FALLBACK: Duration = Duration::from_secs(1);
@@ -239,7 +234,7 @@ impl Drop for Arrived {
 impl Inner {
     /// One try of one letter.
     async fn deliver(&self, leased: Leased) {
-        let Leased { mut delivery, version, rotation } = leased;
+        let Leased { mut delivery, version, rotation, trace } = leased;
         let mut switched_off = None;
         if let Some(webhook) = delivery.webhook {
             match self.store.endpoint(webhook).await {
@@ -255,7 +250,11 @@ impl Inner {
             }
         }
         let (at, began) = (self.clock.now(), Instant::now());
-        let answer = self.post(&delivery, rotation, at).await;
+        let place = self.place_of_letter(&delivery, trace.as_ref());
+        let span = place.call("webhook.post");
+        let answer = span.around(self.post(&delivery, rotation, at, span.place())).await;
+        super::post::tell(&span, &delivery, &answer);
+        drop(span);
         let (receipt, error) = match answer {
             Ok(receipt) => (Some(receipt), None),
             Err(error) => (None, Some(error.to_string())),
@@ -283,8 +282,8 @@ impl Inner {
                 "a webhook was given up; it can be sent again with POST /webhooks/deliveries/{{id}}/redeliver"
             );
         }
-        let leased = Leased { delivery: delivery.clone(), version, rotation };
-        let mut saved = self.store.close_delivery(leased, sequel).await;
+        let leased = Leased { delivery: delivery.clone(), version, rotation, trace };
+        let mut saved = place.around(self.store.close_delivery(leased, sequel)).await;
         if let Some(webhook) = switched_off.filter(|_| well && delivery.event == TEST_EVENT) {
             // Who takes a test is back.
             saved = saved.and(self.store.switch_endpoint(webhook, &delivery.tenant, None).await);
@@ -298,54 +297,6 @@ impl Inner {
             tracing::error!(webhook.id = %delivery.id, %error, "cannot save what became of a webhook; it will be sent again");
         }
     }
-
-    async fn post(&self, delivery: &Delivery, rotation: Rotation, at: Millis) -> Result<Receipt, FetchError> {
-        let settings = &self.settings.webhooks;
-        let secrets = rotation.secrets(&settings.key, &delivery.signer(), at);
-        let mut headers = headers(&delivery.id.to_string(), at, &secrets, &delivery.body);
-        if let Ok(via) = HeaderValue::from_str(&format!("1.1 {}", self.links.mark())) {
-            headers.insert(VIA, via);
-        }
-        let body = Bytes::from(delivery.body.clone());
-        self.net.guarded.post(&delivery.url, headers, body, settings.timeout).await
-    }
-
-    /// The bug the chaos suite plants to see whether it would notice: a letter that is sent before what it tells is durable.
-    pub(super) async fn send_too_early(&self, change: &Change) {
-        let Some(own) = change.task.request.webhook.as_ref().filter(|_| change.task.parent.is_none()) else {
-            return;
-        };
-        let now = self.clock.now();
-        for notice in &change.notices {
-            let seen = view(&change.task, &change.images, &self.links, now);
-            let seen = serde_json::to_value(seen).unwrap_or_default();
-            let body = letter(notice.name, now, Some(seen), &notice.data);
-            let owner = tenant_signer(&change.task.tenant);
-            let secrets = Rotation::default().secrets(&self.settings.webhooks.key, &owner, now);
-            let headers = headers(&format!("evt_{}", notice.seq), now, &secrets, &body);
-            let _ =
-                self.net.guarded.post(&own.url, headers, body.into(), self.settings.webhooks.timeout).await;
-        }
-    }
-}
-
-/// The three headers of the specification, beside the type.
-fn headers(id: &str, at: Millis, secrets: &[Secret], body: &str) -> HeaderMap {
-    let timestamp_s = at.0 / 1_000;
-    let signed = signatures(secrets, id, timestamp_s, body);
-    let values = [
-        ("webhook-id", id.to_owned()),
-        ("webhook-timestamp", timestamp_s.to_string()),
-        ("webhook-signature", signed),
-    ];
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for (name, value) in values {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
-    headers
 }
 
 #[cfg(test)]

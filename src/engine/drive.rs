@@ -9,7 +9,7 @@ use super::late::{LOOK_AFTER, LOOK_RARELY};
 use super::pace::{backoff, next_poll};
 use super::retry::failure;
 use super::save::Step;
-use super::{Inner, Lane};
+use super::{Inner, Lane, spans};
 use crate::blobs::{BlobError, Saved};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
@@ -19,6 +19,7 @@ use crate::domain::lane::Outcome;
 use crate::domain::request::GenerateRequest;
 use crate::domain::task::{Event, Failure, Output, Phase, Source, Stopping, Task};
 use crate::providers::{Asked, Done, Kind, MadeSource, Progress, ProviderError};
+use crate::trace;
 
 /// A provider that has done its work without a picture is asked again this often before it is believed.
 const ASK_AGAIN: u32 = 3;
@@ -30,16 +31,20 @@ const KEEP_TRYING: u32 = 300;
 
 /// Performs what the task's phase calls for.
 pub(super) async fn run(engine: &Inner, task: Box<Task>) {
+    let span = engine.step(&task);
     // Boxed each: a worker is as large as the phase it is in, not as the largest of them.
-    match task.phase {
-        Phase::Queued => Box::pin(engine.start(task)).await,
-        Phase::Submitting => Box::pin(engine.lost(task)).await,
-        Phase::Waiting => Box::pin(engine.poll(task)).await,
-        Phase::Reconciling => Box::pin(engine.reconcile(task)).await,
-        Phase::Gathering => Box::pin(engine.gather(task)).await,
-        Phase::Storing => Box::pin(engine.bring(task)).await,
-        Phase::Succeeded | Phase::Failed | Phase::Canceled => {}
-    }
+    let step = async {
+        match task.phase {
+            Phase::Queued => Box::pin(engine.start(task)).await,
+            Phase::Submitting => Box::pin(engine.lost(task)).await,
+            Phase::Waiting => Box::pin(engine.poll(task)).await,
+            Phase::Reconciling => Box::pin(engine.reconcile(task)).await,
+            Phase::Gathering => Box::pin(engine.gather(task)).await,
+            Phase::Storing => Box::pin(engine.bring(task)).await,
+            Phase::Succeeded | Phase::Failed | Phase::Canceled => {}
+        }
+    };
+    span.around(step).await;
 }
 
 impl Inner {
@@ -122,7 +127,9 @@ impl Inner {
         let hinted = attempt.handle.as_deref() != Some(handle) && attempt.token_hash.is_some();
         let hook = hinted.then(|| self.links.hook(&attempt.provider, attempt.id));
         let callback = hook.as_ref().map(|hook| hook.url.as_str());
-        let answer = lane.provider.check(&Asked { handle, request, callback }).await;
+        let span = Self::calling(&trace::here(), "provider.check", &attempt.provider);
+        let answer = span.around(lane.provider.check(&Asked { handle, request, callback })).await;
+        spans::answered(&span, &answer);
         super::tally::asked(&attempt.provider, &answer);
         answer
     }
@@ -130,9 +137,11 @@ impl Inner {
     /// Passes a caller's wish to the provider, once. Whatever it answers, the next look tells what became of the job.
     async fn ask_to_stop(&self, task: &mut Task, lane: &Lane, handle: &str) {
         task.state.stopping = Some(Stopping::Asked);
-        match lane.provider.cancel(handle).await {
+        let span = Self::calling(&trace::here(), "provider.cancel", &task.lane);
+        match span.around(lane.provider.cancel(handle)).await {
             Ok(agreed) => tracing::info!(task.id = %task.id, agreed, "the provider was asked to stop"),
             Err(error) => {
+                spans::refused(&span, &error);
                 let kind = error.kind;
                 tracing::warn!(task.id = %task.id, error.kind = ?kind, "the provider could not be asked to stop");
             }
@@ -221,7 +230,7 @@ impl Inner {
         drop(held);
         if let Some(task) = saved {
             crash("links.committed");
-            self.bring(task).await;
+            trace::span("task.save").around(self.bring(task)).await;
         }
     }
 

@@ -6,6 +6,7 @@ use crate::domain::attempt::Billing;
 use crate::domain::image::StoredImage;
 use crate::domain::money::Usd;
 use crate::domain::task::{Event, Failure, Output, Phase, Source, Task};
+use crate::trace;
 
 impl Inner {
     /// Looks at the parts; the last one to end rings again. One that ends during the look has moved the task's version:
@@ -52,7 +53,7 @@ impl Inner {
         let produced = self.save(task, Step::leased(Event::Produce(outputs))).await;
         match produced {
             Some(task) => {
-                self.bring(task).await;
+                trace::span("task.save").around(self.bring(task)).await;
                 true
             }
             None => false,

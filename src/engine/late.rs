@@ -58,7 +58,7 @@ impl Inner {
     /// Looks for a straggler, and saves what is found.
     pub(super) async fn look_for(&self, straggler: Straggler) {
         let (now, id) = (self.clock.now(), straggler.attempt.id);
-        let looked = match self.find(&straggler).await {
+        let looked = match self.find_in_its_trace(&straggler).await {
             Ok(Some(Found::End(attempt, pictures))) => self.enter_late(*attempt, &pictures).await,
             Ok(Some(Found::Nothing(pause))) if now.since(straggler.attempt.started_at) < LOOK_FOR => {
                 self.store.look_again(id, straggler.leased_until, Some(now + pause)).await
@@ -77,10 +77,15 @@ impl Inner {
         }
     }
 
+    async fn find_in_its_trace(&self, straggler: &Straggler) -> Result<Option<Found>, StoreError> {
+        let Some(task) = self.store.task(straggler.attempt.task).await? else { return Ok(None) };
+        let place = self.traces.beneath(task.state.trace.as_ref(), &straggler.attempt.id.to_string());
+        place.span("task.late").around(self.find(straggler, task)).await
+    }
+
     /// `None`: there is nothing to look for.
-    async fn find(&self, straggler: &Straggler) -> Result<Option<Found>, StoreError> {
+    async fn find(&self, straggler: &Straggler, task: Task) -> Result<Option<Found>, StoreError> {
         let attempt = &straggler.attempt;
-        let Some(task) = self.store.task(attempt.task).await? else { return Ok(None) };
         if attempt.state.told() || task.state.erased_at.is_some() {
             return Ok(None);
         }

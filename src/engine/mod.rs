@@ -18,6 +18,7 @@ mod mark;
 mod observed;
 mod offered;
 mod pace;
+mod post;
 mod prepare;
 mod reconcile;
 mod retry;
@@ -25,6 +26,7 @@ mod ring;
 mod route;
 mod save;
 mod space;
+mod spans;
 mod spend;
 mod submit;
 mod tally;
@@ -60,6 +62,7 @@ use crate::net::Net;
 use crate::net::policy::Refused;
 use crate::providers::Provider;
 use crate::store::{Store, StoreError};
+use crate::trace::Traces;
 
 /// One configured provider account.
 #[derive(Clone)]
@@ -109,6 +112,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Addresses of our own.
     pub links: Links,
+    /// Spans.
+    pub traces: Traces,
     /// What is on offer, and at whom.
     pub offered: ArcSwap<Offered>,
     /// Numbers.

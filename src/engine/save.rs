@@ -130,6 +130,9 @@ impl Inner {
             match self.store.save(change).await {
                 Ok(saved) => {
                     self.tally(&saved, &step);
+                    if let Some(attempt) = step.attempt.as_ref().filter(|_| step.book) {
+                        self.tell_attempt(&saved, attempt);
+                    }
                     self.saved(&saved);
                     return Some(saved);
                 }
@@ -187,6 +190,9 @@ impl Inner {
         if let Some(held) = self.held().get_mut(&task.id) {
             held.version = task.version;
             held.starting = None;
+        }
+        if task.phase.terminal() {
+            self.tell_task(task);
         }
         if task.phase.terminal() && task.parent.is_none() {
             self.crowd.left(&task.tenant);

@@ -10,7 +10,7 @@ use super::retry::failure;
 use super::route::Planned;
 use super::save::Step;
 use super::spend::may_spend;
-use super::{Inner, Lane, Offered};
+use super::{Inner, Lane, Offered, spans};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
@@ -110,7 +110,8 @@ impl Inner {
         attempt: &Attempt,
     ) -> (Box<Task>, Result<Progress, ProviderError>) {
         let (signals, mut heard) = mpsc::channel(16);
-        let mut calling = std::pin::pin!(lane.provider.submit(job, &signals));
+        let span = Self::calling(&self.place(&task), "provider.submit", &attempt.provider);
+        let mut calling = std::pin::pin!(span.around(lane.provider.submit(job, &signals)));
         let mut told = Instant::now();
         let answer = loop {
             let signal = tokio::select! {
@@ -139,6 +140,7 @@ impl Inner {
                 task = saved;
             }
         };
+        spans::answered(&span, &answer);
         (task, answer)
     }
 

@@ -35,6 +35,8 @@ pub struct Net {
     pub guarded: Guarded,
     /// For the object store that keeps the pictures, where there is one.
     pub storage: reqwest::Client,
+    /// For the collector of traces, where there is one.
+    pub collector: reqwest::Client,
 }
 
 impl Net {
@@ -49,6 +51,7 @@ impl Net {
             paid: Paid::new(tls.clone()),
             upstream: upstream(tls.clone())?,
             storage: storage(tls.clone())?,
+            collector: collector(tls.clone())?,
             guarded: Guarded::new(policy, lookup, tls)?,
         })
     }
@@ -63,6 +66,11 @@ fn upstream(tls: rustls::ClientConfig) -> Result<reqwest::Client, NetError> {
 /// A pooled client for the object store. A picture may take its time, a silence may not.
 fn storage(tls: rustls::ClientConfig) -> Result<reqwest::Client, NetError> {
     plain(tls).read_timeout(Duration::from_secs(30)).build().map_err(|e| NetError(e.to_string()))
+}
+
+/// A pooled client for the collector of traces: what it does not take at once it is not told.
+fn collector(tls: rustls::ClientConfig) -> Result<reqwest::Client, NetError> {
+    plain(tls).timeout(Duration::from_secs(5)).build().map_err(|e| NetError(e.to_string()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "net/ is the maker of clients")]

@@ -26,7 +26,7 @@ mod sse;
 mod tests;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -34,6 +34,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
 use tokio::net::TcpListener;
@@ -97,6 +100,7 @@ impl Simulator {
             hooks: hooks::Hooks::new()?,
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
+            headers: lock::Lock::default(),
         });
         if runs_by_itself(world.clock.as_ref()).await {
             world.tracker.spawn(Arc::clone(&world).keep_ringing());
@@ -136,6 +140,11 @@ impl Simulator {
     /// How often each task was polled, by its id.
     pub fn polls(&self) -> BTreeMap<String, usize> {
         self.world.jobs.polls()
+    }
+
+    /// The names of all headers that any request to an upstream or its result host had.
+    pub fn headers(&self) -> BTreeSet<String> {
+        self.world.headers.lock().clone()
     }
 
     /// Sends every webhook that is due by the clock, with its further tries as far as they are due.
@@ -187,5 +196,11 @@ fn router(world: Arc<World>) -> Router {
         .route("/_sim/rules", get(control::rules).post(control::add_rules).delete(control::clear_rules))
         .route("/_sim/polls", get(control::polls))
         .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found") })
+        .layer(from_fn_with_state(Arc::clone(&world), note_headers))
         .with_state(world)
+}
+
+async fn note_headers(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
+    world.note_headers(request.headers());
+    next.run(request).await
 }

@@ -1,8 +1,10 @@
 //! Everything the endpoints share: the clock, the books, the tasks, the pictures and the rules.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -12,6 +14,7 @@ use super::files::Shelf;
 use super::hooks::Hooks;
 use super::jobs::{Job, Jobs};
 use super::ledger::Ledger;
+use super::lock::Lock;
 use crate::domain::clock::{Clock, Millis};
 
 /// The simulated upstreams, all of them.
@@ -28,6 +31,8 @@ pub struct World {
     pub hooks: Hooks,
     pub tracker: TaskTracker,
     pub stop: CancellationToken,
+    /// The names of all headers that were ever sent here.
+    pub headers: Lock<BTreeSet<String>>,
 }
 
 impl World {
@@ -39,6 +44,14 @@ impl World {
     /// The seeded stream for the `seq`-th reception.
     pub fn chance(&self, seq: u64, purpose: &str) -> Chance {
         Chance::new(self.seed, seq, purpose)
+    }
+
+    /// Remembers which headers a request has.
+    pub fn note_headers(&self, headers: &HeaderMap) {
+        let mut known = self.headers.lock();
+        for name in headers.keys().filter(|name| !known.contains(name.as_str())).collect::<Vec<_>>() {
+            known.insert(name.as_str().to_owned());
+        }
     }
 
     /// So many seconds of the upstream's own, in simulated time.

@@ -21,6 +21,7 @@ use super::load::Load;
 use super::reach::Pool;
 use super::writer::Writer;
 use crate::chaos::planted;
+use crate::trace;
 
 /// Brings an empty database up to date.
 #[cfg(test)]
@@ -167,10 +168,24 @@ impl Db {
         T: Send + 'static,
     {
         let (_operation, began) = (self.load().begin(), Instant::now());
+        let span = trace::call("store.write");
         let outcome = match self {
-            Self::Sqlite { writer, .. } => writer.run(work).await,
-            Self::Postgres { pool, .. } => transact(pool, work).await,
+            Self::Sqlite { writer, .. } => {
+                span.set("db.system.name", "sqlite");
+                let done = writer.run(work).await;
+                done.and_then(|(outcome, jobs)| {
+                    span.set("store.jobs", i64::try_from(jobs).unwrap_or(i64::MAX));
+                    outcome
+                })
+            }
+            Self::Postgres { pool, .. } => {
+                span.set("db.system.name", "postgresql");
+                transact(pool, work).await
+            }
         };
+        if matches!(outcome, Err(StoreError::Unavailable(_))) {
+            span.fail("unavailable");
+        }
         self.load().wrote(began, &outcome);
         outcome
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::Deserialize;
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::backend::{Conn, on};
@@ -13,6 +14,7 @@ use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::delivery::{Delivery, DeliveryState, Sequel};
 use crate::domain::id::{EventId, TaskId, WebhookId};
+use crate::domain::trace::Trace;
 use crate::domain::webhook::Rotation;
 
 macro_rules! columns {
@@ -44,6 +46,14 @@ struct Row {
     created_at: i64,
     finished_at: Option<i64>,
     log: String,
+    #[sqlx(default)]
+    task_state: Option<String>,
+}
+
+/// The one thing in a task's state that its letters need.
+#[derive(Deserialize)]
+struct Traced {
+    trace: Option<Trace>,
 }
 
 impl TryFrom<Row> for Delivery {
@@ -88,6 +98,8 @@ pub struct Leased {
     pub version: i64,
     /// Its signer's secrets.
     pub rotation: Rotation,
+    /// Its task's place in a trace.
+    pub trace: Option<Trace>,
 }
 
 /// Which deliveries to list; absent fields match all.
@@ -285,7 +297,8 @@ async fn lease(
     const TAKE: &str = concat!(
         "UPDATE deliveries SET wake_at = $2, leased = $4, version = version + 1 \
          WHERE id = $1 AND state = 'pending' AND wake_at <= $3 RETURNING ",
-        columns!()
+        columns!(),
+        ", (SELECT t.state FROM tasks t WHERE t.id = deliveries.task_id) AS task_state"
     );
     const SIGNED: &str = "SELECT generation, overlap_until FROM webhook_secrets WHERE owner = $1";
     for id in demote {
@@ -295,8 +308,10 @@ async fn lease(
     for id in take {
         let row: Option<Row> = on!(&mut conn, c => sqlx::query_as(TAKE)
             .bind(id).bind(until.0).bind(now.0).bind(true).fetch_optional(c).await)?;
-        let Some(row) = row else { continue };
+        let Some(mut row) = row else { continue };
         let version = row.version;
+        let state = row.task_state.take();
+        let traced = state.and_then(|state| serde_json::from_str::<Traced>(&state).ok());
         let delivery = Delivery::try_from(row)?;
         let owner = delivery.signer();
         let known = rotations.get(&owner).copied();
@@ -309,7 +324,8 @@ async fn lease(
             rotations.insert(owner, rotation);
             rotation
         };
-        leased.push(Leased { delivery, version, rotation });
+        let trace = traced.and_then(|traced| traced.trace);
+        leased.push(Leased { delivery, version, rotation, trace });
     }
     Ok(leased)
 }

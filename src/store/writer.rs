@@ -27,7 +27,7 @@ enum Inside {
     Broken(Arc<sqlx::Error>),
 }
 
-type Reply = Box<dyn FnOnce(Result<(), Arc<sqlx::Error>>) + Send>;
+type Reply = Box<dyn FnOnce(Result<(), Arc<sqlx::Error>>, usize) + Send>;
 type Job = Box<dyn for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, (Inside, Reply)> + Send>;
 
 /// The one writer of a SQLite database.
@@ -45,8 +45,8 @@ impl Writer {
         Self { jobs: Mutex::new(Some(jobs)), running }
     }
 
-    /// Runs `work` in a transaction, shared or not, and answers once it is on disk.
-    pub async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
+    /// Runs `work` in a transaction, shared or not, and answers once it is on disk. Also with how many jobs were in it.
+    pub async fn run<T, F>(&self, work: F) -> Result<(Result<T, StoreError>, usize), StoreError>
     where
         F: for<'c> FnOnce(Conn<'c>) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
@@ -61,12 +61,13 @@ impl Writer {
                     Err(StoreError::Unavailable(error)) => Inside::Broken(Arc::clone(error)),
                     Err(_) => Inside::Undo,
                 };
-                let reply: Reply = Box::new(move |committed| {
-                    // The caller may be gone; the commit stands all the same.
-                    let _ = answer.send(match committed {
+                let reply: Reply = Box::new(move |committed, jobs| {
+                    let done = match committed {
                         Ok(()) => done,
                         Err(error) => Err(StoreError::Unavailable(error)),
-                    });
+                    };
+                    // The caller may be gone; the commit stands all the same.
+                    let _ = answer.send((done, jobs));
                 });
                 (inside, reply)
             })
@@ -74,7 +75,7 @@ impl Writer {
         let closed = || StoreError::from(sqlx::Error::PoolClosed);
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
         jobs.send(job).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        answered.await.map_err(|_| closed())
     }
 
     /// Finishes what waits and stops.
@@ -87,7 +88,8 @@ impl Writer {
 async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        metrics::histogram!(meter::STORE_BATCH).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+        let jobs = batch.len();
+        metrics::histogram!(meter::STORE_BATCH).record(u32::try_from(jobs).unwrap_or(u32::MAX));
         let mut replies = Vec::with_capacity(batch.len());
         let committed = commit(&mut conn, &mut batch, &mut replies).await.map_err(|error| {
             tracing::error!(%error, jobs = replies.len(), "a transaction was lost; its callers are told");
@@ -98,7 +100,7 @@ async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>) {
             let _ = conn.execute("ROLLBACK").await;
         }
         for reply in replies {
-            reply(committed.clone());
+            reply(committed.clone(), jobs);
         }
         // After an error jobs may be left that never ran: dropping them tells their callers.
         batch.clear();

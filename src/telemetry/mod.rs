@@ -1,7 +1,8 @@
 //! Logs: text for people, JSON for machines, to standard error; their level can be changed while the gateway runs.
-//! `meters.rs` holds the figures.
+//! `meters.rs` holds the figures, `otlp.rs` sends traces.
 
 pub mod meters;
+pub mod otlp;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;

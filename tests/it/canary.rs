@@ -10,6 +10,7 @@ use reqwest::Method;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use crate::collector::{Collector, Told};
 use crate::harness::{Db, KEY, OTHER_KEY, PATIENCE, client, listen};
 use crate::postgres::Server;
 use crate::process::{Running, free_port};
@@ -171,7 +172,9 @@ async fn no_canary_sings(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let sink = Sink::start(|_, _| Act::Status(200)).await;
     let server = if matches!(db, Db::Postgres) { Some(guarded().await) } else { None };
     let store = server.as_ref().map(|(_, url)| url.as_str());
-    let mut program = Program::start(store, &simulator.url(), "[log]\nlevel = \"trace\"\n").await;
+    let collector = Collector::start().await;
+    let more = format!("{}[log]\nlevel = \"trace\"\n", collector.configuration());
+    let mut program = Program::start(store, &simulator.url(), &more).await;
 
     // Keys, made by both ways and used, wrong, exchanged and revoked.
     let wanted = json!({"name": "canary", "rpm": 10_000, "role": "admin"});
@@ -261,6 +264,15 @@ async fn no_canary_sings(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     }
     program.ask(Method::DELETE, &format!("/admin/keys/{id}"), KEY, None).await;
 
+    // What it tells of all that: to the last request, and to the letters.
+    let last = |span: &Told| span.name == "DELETE /admin/keys/{id}";
+    let told = |spans: &[Told], name: &str| spans.iter().any(|span| span.name == name);
+    collector
+        .wait_until(|spans| spans.iter().any(last) && told(spans, "webhook.post") && told(spans, "attempt"))
+        .await;
+    let spans = collector.bytes();
+    assert!(!String::from_utf8_lossy(&spans).contains("a canary"), "nor are prompts in it");
+
     let folder = program.folder.path();
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_default();
     let database = match &server {
@@ -273,6 +285,7 @@ async fn no_canary_sings(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
         ("stdout", read("stdout")),
         ("stderr", read("stderr")),
         ("database", database),
+        ("traces", spans),
         ("arguments", std::fs::read(format!("/proc/{}/cmdline", program.running.0.id())).unwrap()),
     ];
     assert!(places[2].1.len() > 100_000, "it logged everything");
