@@ -49,6 +49,7 @@ impl Ask<'_> {
             String::from_utf8_lossy(&ran.stderr)
         );
         let mut load = read(&said).with_context(|| format!("wrk said: {said}"))?;
+        ensure!(load.answers > 0.0, "no answer within {} s: {said}", self.seconds);
         load.cpu_s = spent * 1_000.0 / load.answers;
         Ok(load)
     }
