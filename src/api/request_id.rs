@@ -48,10 +48,10 @@ fn begin(traces: &Traces, headers: &HeaderMap, method: &Method, route: Option<&s
         return trace::here();
     }
     let method = known(method);
-    let span = match route {
-        Some(route) => traces.serve(headers, format!("{method} {route}")),
-        None => traces.serve(headers, method),
-    };
+    let span = traces.serve(headers, || match route {
+        Some(route) => format!("{method} {route}").into(),
+        None => method.into(),
+    });
     span.set("http.request.method", method);
     span.set_with("http.route", || route.map(str::to_owned));
     span

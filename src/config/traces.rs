@@ -27,6 +27,12 @@ impl Traces {
         if self.endpoint.get().is_some() && !self.collector().as_ref().is_some_and(http) {
             wrong(format!("traces.endpoint: no http or https address ({})", self.endpoint.origin()));
         }
+        if self.collector().is_some_and(|url| !url.username().is_empty() || url.password().is_some()) {
+            wrong(format!(
+                "traces.endpoint: a user and password are not sent from the address; set OTEL_EXPORTER_OTLP_HEADERS ({})",
+                self.endpoint.origin()
+            ));
+        }
         if self.service.trim().is_empty() {
             wrong("traces.service: must name this gateway".into());
         }
@@ -62,8 +68,9 @@ mod tests {
         };
         assert_eq!(faults(traces("", "easel", 0.0)), Vec::<String>::new());
         let told = faults(traces("ftp://user:hidden@c", " ", 1.5));
-        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told.len(), 4, "{told:?}");
         assert!(!told.join("").contains("hidden"));
         assert_eq!(faults(traces("collector:4318", "easel", 0.5)).len(), 1);
+        assert_eq!(faults(traces("https://user:pw@c", "easel", 0.5)).len(), 1);
     }
 }

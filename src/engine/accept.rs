@@ -156,11 +156,14 @@ impl Engine {
             return Ok(Acceptance { task, replayed: false });
         }
         let span = trace::span("task.accept");
-        trace::here().set_with("task.id", || Some(task.id.to_string()));
-        span.set_with("task.id", || Some(task.id.to_string()));
         let accepted = span.around(Box::pin(self.inner.store.accept(task, parts, limits, came))).await;
-        drop(span);
         crash("accept.committed");
+        if let Ok(Accepted::Created(task) | Accepted::Replayed(task)) = &accepted {
+            for span in [&trace::here(), &span] {
+                span.set_with("task.id", || Some(task.id.to_string()));
+            }
+        }
+        drop(span);
         let accepted = accepted.map_err(|error| match error {
             StoreError::OverBudget(short) => Refusal::NoMoney(Code::BudgetExceeded, short.to_string()),
             error => no_place(error, most),

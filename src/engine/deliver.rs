@@ -21,7 +21,8 @@ const FALLBACK: Duration = Duration::from_secs(1);
 const BREATH: Duration = Duration::from_millis(200);
 /// A lease outlives the longest try by this much.
 const MARGIN: Duration = Duration::from_secs(15);
-/// How many letters are looked at in one go.
+/// How many letters are looked at in one go: few at first, because one place that is free again is filled by one letter.
+const FIRST_LOOK: usize = 16;
 const LOOK: usize = 256;
 /// How many hosts in trouble are remembered; the rows remember the rest.
 const REMEMBERED: usize = 10_000;
@@ -166,12 +167,13 @@ async fn choose(
     let most = engine.settings.webhooks.per_host;
     let (mut take, mut demote) = (Vec::new(), Vec::new());
     let mut seen = HashSet::new();
+    let mut look = FIRST_LOOK;
     while take.len() < room {
         // At most `concurrency / per_host` hosts can be full, so the list stays short.
         let full: Vec<String> =
             hosts.iter().filter(|(_, count)| **count >= most).map(|(host, _)| host.clone()).collect();
-        let due = engine.store.due(troubled, &full, LOOK).await?;
-        let whole = due.len() < LOOK;
+        let due = engine.store.due(troubled, &full, look).await?;
+        let whole = due.len() < look;
         let mut news = false;
         let mail = engine.mail.lock();
         for due in due {
@@ -187,9 +189,10 @@ async fn choose(
                 take.push(due.id);
             }
         }
-        if whole || !news {
+        if whole || (!news && look == LOOK) {
             break;
         }
+        look = LOOK;
     }
     Ok((take, demote))
 }

@@ -106,7 +106,8 @@ impl Inner {
             };
             // Once, however often the step is saved: an answer to a commit can be lost.
             let closed = step.attempt.as_ref().filter(|_| step.book && !next.state.booked);
-            let entries = closed.map(|attempt| next.book(attempt)).into_iter().collect();
+            let entries: Vec<_> = closed.map(|attempt| next.book(attempt)).into_iter().collect();
+            let books = closed.is_some();
             if !next.phase.terminal() {
                 // A lease begins when it is written, not when it was thought of.
                 next.wake_at =
@@ -130,7 +131,7 @@ impl Inner {
             match self.store.save(change).await {
                 Ok(saved) => {
                     self.tally(&saved, &step);
-                    if let Some(attempt) = step.attempt.as_ref().filter(|_| step.book) {
+                    if let Some(attempt) = step.attempt.as_ref().filter(|_| books) {
                         self.tell_attempt(&saved, attempt);
                     }
                     self.saved(&saved);

@@ -188,7 +188,13 @@ impl Store {
         until: Millis,
     ) -> Result<Vec<Leased>, StoreError> {
         let now = self.clock.now();
-        self.db.write(move |conn| Box::pin(lease(conn, take, demote, until, now))).await
+        let leased = self.db.write(move |conn| Box::pin(lease(conn, take, demote, until, now))).await?;
+        // Read here, where nobody waits for the transaction.
+        let traced = leased.into_iter().map(|(leased, state)| {
+            let traced = state.and_then(|state| serde_json::from_str::<Traced>(&state).ok());
+            Leased { trace: traced.and_then(|traced| traced.trace), ..leased }
+        });
+        Ok(traced.collect())
     }
 
     /// Saves what became of a leased letter. Nothing happens when the lease was lost: then another has it.
@@ -286,13 +292,14 @@ impl Store {
     }
 }
 
+/// The letters that are ours now, each with what its task's state holds.
 async fn lease(
     mut conn: Conn<'_>,
     take: Vec<String>,
     demote: Vec<String>,
     until: Millis,
     now: Millis,
-) -> Result<Vec<Leased>, StoreError> {
+) -> Result<Vec<(Leased, Option<String>)>, StoreError> {
     const DEMOTE: &str = "UPDATE deliveries SET troubled = $2 WHERE id = $1 AND state = 'pending'";
     const TAKE: &str = concat!(
         "UPDATE deliveries SET wake_at = $2, leased = $4, version = version + 1 \
@@ -311,7 +318,6 @@ async fn lease(
         let Some(mut row) = row else { continue };
         let version = row.version;
         let state = row.task_state.take();
-        let traced = state.and_then(|state| serde_json::from_str::<Traced>(&state).ok());
         let delivery = Delivery::try_from(row)?;
         let owner = delivery.signer();
         let known = rotations.get(&owner).copied();
@@ -324,8 +330,7 @@ async fn lease(
             rotations.insert(owner, rotation);
             rotation
         };
-        let trace = traced.and_then(|traced| traced.trace);
-        leased.push(Leased { delivery, version, rotation, trace });
+        leased.push((Leased { delivery, version, rotation, trace: None }, state));
     }
     Ok(leased)
 }

@@ -57,7 +57,7 @@ impl Traces {
     }
 
     /// A request's span, beneath the place its headers name. Where none is recorded, that place itself.
-    pub fn serve(&self, headers: &HeaderMap, name: impl Into<Cow<'static, str>>) -> Span {
+    pub fn serve(&self, headers: &HeaderMap, name: impl FnOnce() -> Cow<'static, str>) -> Span {
         let given = w3c::received(headers);
         let Some(tracer) = &self.0 else { return self.at(given) };
         let above = Context::new().with_value(tracer.clone());
@@ -65,7 +65,7 @@ impl Traces {
             Some(place) => above.with_remote_span_context(place),
             None => above,
         };
-        let builder = tracer.span_builder(name).with_kind(SpanKind::Server);
+        let builder = tracer.span_builder(name()).with_kind(SpanKind::Server);
         let span = tracer.build_with_context(builder, &above);
         Span { context: Some(above.with_span(span)), own: true }
     }
