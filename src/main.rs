@@ -279,6 +279,9 @@ async fn serve(
     let showing = show_figures(config, app.figures.clone(), app.limits, stop.clone()).await?;
     let folding = meters::fold(stop.clone());
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "easel is serving");
+    if app.engine.holds_submissions() {
+        tracing::warn!("this process submits nothing to providers: engine.hold_submissions is set");
+    }
     ready(address)?;
     // Buys from here on: a start that failed after it would drop paid calls half-way, again at every try.
     app.engine.start();

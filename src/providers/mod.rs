@@ -10,7 +10,7 @@ mod conformance;
 mod errors;
 mod imagepipeline;
 mod kind;
-mod piapi;
+pub mod piapi;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]

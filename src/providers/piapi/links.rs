@@ -20,7 +20,7 @@ struct Link<'t> {
 
 /// The pictures an answer gives, each once, in order. `ours` are texts of our own (the prompt, input addresses): a link
 /// found in them is an echo.
-pub(super) fn pictures(content: &str, ours: &[&str]) -> Vec<String> {
+pub fn pictures(content: &str, ours: &[&str]) -> Vec<String> {
     let text = without_code(content);
     let links: Vec<Link> =
         links(&text).into_iter().filter(|link| !ours.iter().any(|own| own.contains(link.url))).collect();

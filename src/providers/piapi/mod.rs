@@ -6,7 +6,7 @@ mod expected;
 mod flux;
 mod gpt_4o_image;
 mod gpt_image;
-mod links;
+pub mod links;
 #[cfg(test)]
 mod tests;
 
