@@ -135,8 +135,12 @@ impl Inner {
             };
             // Whatever became of the row, the call is heard to its end.
             crash("signal.received");
+            let picture = matches!(step.event, Event::Produce(_));
             if let Some(saved) = self.save(task.clone(), step).await {
-                crash("signal.committed");
+                // How far it has got is nothing that a restart could go on from.
+                if picture {
+                    crash("signal.committed");
+                }
                 task = saved;
             }
         };
