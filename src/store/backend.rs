@@ -369,13 +369,14 @@ mod tests {
     /// by a space. What it should have said differently is said by a new one.
     #[test]
     fn a_migration_is_never_changed() {
-        const RELEASED: [(i64, &str); 6] = [
+        const RELEASED: [(i64, &str); 7] = [
             (1, "7247630f464da611"),
             (2, "9d07ba5e486c0e3b"),
             (4, "ef64ea24386d990a"),
             (5, "a9b499358f6cbcbe"),
             (6, "b009472630d72d14"),
             (7, "49db79575342e435"),
+            (8, "70e739fcb55ffbc4"),
         ];
         let migrations = migrations();
         for (version, digest) in RELEASED {
