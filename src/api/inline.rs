@@ -29,7 +29,7 @@ impl Api {
         let rows = self.pictures(task).await?;
         let mut view = self.view_with(task, &rows).await;
         if task.request.output.delivery != Some(Handover::B64) {
-            // In one piece: writing it into a growing answer bit by bit is the dearer half of a look at a task.
+            // In one piece, which is cheaper than an answer that grows bit by bit.
             let text = serde_json::to_vec(&view).map_err(|_| ApiError::not_found())?;
             return Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response());
         }

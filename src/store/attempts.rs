@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 
 use futures_util::future::BoxFuture;
-use sqlx::AssertSqlSafe;
-use sqlx::query::QueryAs;
 
 use super::backend::{Conn, Db, on};
 use super::claim::{self, count};
@@ -71,12 +69,8 @@ pub(super) fn details(
     ids: Vec<String>,
 ) -> BoxFuture<'_, Result<HashMap<String, String>, StoreError>> {
     Box::pin(async move {
-        let (places, ids) = gather::places(ids);
-        let sql = format!("SELECT id, detail FROM attempts WHERE id IN ({places})");
-        let rows: Vec<(String, String)> = on!(&mut db.reader().await?.conn(), c => {
-            let query = sqlx::query_as(AssertSqlSafe(sql));
-            ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
-        })?;
+        const SQL: &str = "SELECT id, detail FROM attempts WHERE id IN ({ids})";
+        let rows: Vec<(String, String)> = gather::rows(db, SQL, ids).await?;
         Ok(rows.into_iter().collect())
     })
 }
@@ -146,7 +140,7 @@ impl Store {
             claim::wake(&mut script, task, now);
         }
         script.add(KNOCK).bind(id.to_string()).bind(named).bind(now.0);
-        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await })).await?;
+        self.db.run(script).await?;
         self.changes.work_due();
         Ok(())
     }
@@ -169,9 +163,7 @@ impl Store {
                         },
                         None => attempt,
                     };
-                    let mut script = Script::default();
-                    put(&mut script, &left);
-                    script.run(&mut conn).await
+                    Script::of(|script| put(script, &left)).run(&mut conn).await
                 })
             })
             .await?;

@@ -110,9 +110,7 @@ pub(super) fn put(script: &mut Script, entry: &Entry) {
 
 /// The same at once.
 pub(super) async fn enter(conn: &mut Conn<'_>, entry: &Entry) -> Result<(), StoreError> {
-    let mut script = Script::default();
-    put(&mut script, entry);
-    script.run(conn).await
+    Script::of(|script| put(script, entry)).run(conn).await
 }
 
 /// Tells the log what the audit was told.

@@ -19,6 +19,7 @@ use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnectio
 use super::StoreError;
 use super::load::Load;
 use super::reach::Pool;
+use super::script::Script;
 use super::writer::Writer;
 use crate::chaos::planted;
 use crate::trace;
@@ -188,6 +189,11 @@ impl Db {
         }
         self.load().wrote(began, &outcome);
         outcome
+    }
+
+    /// Runs these statements in a transaction of their own.
+    pub async fn run(&self, mut script: Script) -> Result<(), StoreError> {
+        self.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await })).await
     }
 
     pub async fn ping(&self) -> Result<(), StoreError> {

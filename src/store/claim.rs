@@ -97,9 +97,8 @@ impl Store {
 
     /// Makes a task due now that waits for its provider.
     pub async fn wake(&self, id: TaskId) -> Result<(), StoreError> {
-        let mut script = Script::default();
-        wake(&mut script, id, self.clock.now());
-        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await })).await?;
+        let now = self.clock.now();
+        self.db.run(Script::of(|script| wake(script, id, now))).await?;
         self.changes.work_due();
         Ok(())
     }

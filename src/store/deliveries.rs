@@ -134,9 +134,7 @@ pub(super) fn put(script: &mut Script, owed: &Delivery) {
 impl Store {
     /// Owes one letter that belongs to no task's step: a test.
     pub async fn owe(&self, owed: Delivery) -> Result<(), StoreError> {
-        let mut script = Script::default();
-        put(&mut script, &owed);
-        self.db.write(move |mut conn| Box::pin(async move { script.run(&mut conn).await })).await?;
+        self.db.run(Script::of(|script| put(script, &owed))).await?;
         self.changes.mail_due();
         Ok(())
     }

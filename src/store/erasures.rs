@@ -26,9 +26,7 @@ pub(super) async fn noted(
     hashes: impl IntoIterator<Item = String>,
     now: Millis,
 ) -> Result<(), StoreError> {
-    let mut script = Script::default();
-    note(&mut script, hashes, now);
-    script.run(conn).await
+    Script::of(|script| note(script, hashes, now)).run(conn).await
 }
 
 impl Store {

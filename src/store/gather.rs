@@ -7,11 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use sqlx::postgres::PgRow;
+use sqlx::query::QueryAs;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, FromRow};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::StoreError;
-use super::backend::Db;
+use super::backend::{Db, on};
 
 /// How many rows are asked for together.
 pub(super) const TOGETHER: usize = 64;
@@ -47,6 +51,12 @@ impl<V: Clone + Send + 'static> Gather<V> {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting<V>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until what was asked is answered.
+    pub async fn close(&self) {
+        self.running.close();
+        self.running.wait().await;
     }
 
     /// What belongs to an id.
@@ -120,9 +130,22 @@ impl<V: Clone + Send + 'static> Drop for Reading<V> {
     }
 }
 
+/// The rows that `sql` finds for at most [`TOGETHER`] ids; their places go where it says `{ids}`.
+pub(super) async fn rows<R>(db: &Db, sql: &str, ids: Vec<String>) -> Result<Vec<R>, StoreError>
+where
+    R: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let (places, ids) = places(ids);
+    let sql = sql.replace("{ids}", &places);
+    Ok(on!(&mut db.reader().await?.conn(), c => {
+        let query = sqlx::query_as(AssertSqlSafe(sql));
+        ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
+    })?)
+}
+
 /// `$1,$2,…` for these ids, and the ids filled up with ones that nothing has: of a few lengths only, so that few texts are
 /// prepared.
-pub(super) fn places(mut ids: Vec<String>) -> (String, Vec<String>) {
+fn places(mut ids: Vec<String>) -> (String, Vec<String>) {
     let length = [1, 8, TOGETHER].into_iter().find(|length| ids.len() <= *length).unwrap_or(ids.len());
     ids.resize(length, String::new());
     let places: Vec<String> = (1..=length).map(|place| format!("${place}")).collect();

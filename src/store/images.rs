@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use futures_util::future::BoxFuture;
-use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, FromRow};
+use sqlx::FromRow;
 
-use super::backend::{Db, on};
+use super::backend::Db;
 use super::script::Script;
 use super::{Store, StoreError, gather};
 use crate::domain::id::TaskId;
@@ -66,15 +65,9 @@ pub(super) fn read(
     ids: Vec<String>,
 ) -> BoxFuture<'_, Result<HashMap<String, Vec<Row>>, StoreError>> {
     Box::pin(async move {
-        let (places, ids) = gather::places(ids);
-        let sql = format!(
-            "SELECT task_id, position, sha256, media_type, width, height, bytes, kind, late, gone FROM images \
-             WHERE task_id IN ({places}) ORDER BY task_id, position"
-        );
-        let rows: Vec<Row> = on!(&mut db.reader().await?.conn(), c => {
-            let query = sqlx::query_as(AssertSqlSafe(sql));
-            ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
-        })?;
+        const SQL: &str = "SELECT task_id, position, sha256, media_type, width, height, bytes, kind, late, gone FROM images \
+             WHERE task_id IN ({ids}) ORDER BY task_id, position";
+        let rows: Vec<Row> = gather::rows(db, SQL, ids).await?;
         let mut images: HashMap<String, Vec<Row>> = HashMap::new();
         for row in rows {
             images.entry(row.task_id.clone()).or_default().push(row);

@@ -197,6 +197,9 @@ impl Store {
     /// Finishes what is being written and closes.
     pub async fn close(&self) {
         self.news.close().await;
+        self.rows.tasks.close().await;
+        self.rows.images.close().await;
+        self.rows.attempts.close().await;
         self.db.close().await;
     }
 }

@@ -76,6 +76,13 @@ macro_rules! bound {
 }
 
 impl Script {
+    /// What `fill` adds.
+    pub fn of(fill: impl FnOnce(&mut Self)) -> Self {
+        let mut script = Self::default();
+        fill(&mut script);
+        script
+    }
+
     /// One statement more; what follows is bound to it.
     pub fn add(&mut self, sql: &'static str) -> &mut Self {
         self.next.push(Statement { sql, values: Vec::new(), must: false });

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use futures_util::future::BoxFuture;
-use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, FromRow};
+use sqlx::FromRow;
 
 use super::backend::{Conn, Db, on};
 use super::lanes::{self, Gate};
@@ -29,7 +28,6 @@ macro_rules! columns {
 
 pub(super) use columns;
 
-const ALL: &str = concat!("SELECT ", columns!(), " FROM tasks");
 pub(super) const BY_KEY: &str =
     concat!("SELECT ", columns!(), " FROM tasks WHERE tenant = $1 AND idempotency_key = $2");
 const UPDATE: &str = "UPDATE tasks SET phase = $3, lane = $4, queue_rank = $5, wake_at = $6, started_at = $7, \
@@ -194,12 +192,8 @@ impl Store {
 /// The rows of these tasks.
 pub(super) fn read(db: &Db, ids: Vec<String>) -> BoxFuture<'_, Result<HashMap<String, Row>, StoreError>> {
     Box::pin(async move {
-        let (places, ids) = gather::places(ids);
-        let sql = format!("{ALL} WHERE id IN ({places})");
-        let rows: Vec<Row> = on!(&mut db.reader().await?.conn(), c => {
-            let query = sqlx::query_as(AssertSqlSafe(sql));
-            ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
-        })?;
+        const SQL: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE id IN ({ids})");
+        let rows: Vec<Row> = gather::rows(db, SQL, ids).await?;
         Ok(rows.into_iter().map(|row| (row.id.clone(), row)).collect())
     })
 }
