@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
@@ -50,13 +50,13 @@ fn admins(path: &str) -> bool {
     path == "/admin" || path.starts_with("/admin/")
 }
 
-pub(super) async fn authenticate(State(keys): State<Keys>, request: Request, next: Next) -> Response {
+pub(super) async fn authenticate(keys: &Keys, request: Request, next: Next) -> Response {
     let (path, query) = (request.uri().path(), request.uri().query());
     if open(path) || signed(path, query) {
         return next.run(request).await;
     }
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-    let (key, rpm) = match enter(&keys, request.headers(), query, from).await {
+    let (key, rpm) = match enter(keys, request.headers(), query, from).await {
         Ok(entered) => entered,
         Err(error) => return error.into_response(),
     };
@@ -77,7 +77,7 @@ pub(super) async fn authenticate(State(keys): State<Keys>, request: Request, nex
     };
     let mut response = match refusal {
         Some(refusal) => refusal.into_response(),
-        None => admit(&keys, &key, request, next).await,
+        None => admit(keys, &key, request, next).await,
     };
     if let Some(allowance) = allowance {
         allowance.tell(response.headers_mut());

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{CONNECTION, HOST, HeaderValue};
 use axum::http::uri::Authority;
 use axum::http::{Method, Version};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::problem::ApiError;
@@ -30,6 +29,13 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// The answer to a request that is not served.
+    pub(super) fn turn_away(&self, request: &Request) -> Option<Response> {
+        let mut response = self.refusal(request)?.into_response();
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        Some(response)
+    }
+
     fn refusal(&self, request: &Request) -> Option<ApiError> {
         let uri = request.uri();
         let malformed = |detail: &str| Some(ApiError::new(Code::InvalidRequest, detail));
@@ -78,13 +84,6 @@ impl Guard {
 fn authority(text: &str) -> Option<Authority> {
     let authority: Authority = text.parse().ok()?;
     (!text.contains('@') && !authority.host().is_empty()).then_some(authority)
-}
-
-pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let Some(refusal) = guard.refusal(&request) else { return next.run(request).await };
-    let mut response = refusal.into_response();
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 #[cfg(test)]

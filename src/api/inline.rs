@@ -13,6 +13,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::Api;
 use super::problem::ApiError;
 use crate::blobs::{BlobError, Blobs};
+use crate::domain::image::StoredImage;
 use crate::domain::request::Handover;
 use crate::domain::secret::token;
 use crate::domain::task::Task;
@@ -26,8 +27,12 @@ enum Part {
 impl Api {
     /// The answer about one task, with its pictures in it when that was asked for.
     pub(super) async fn whole(&self, task: &Task) -> Result<Response, ApiError> {
-        let rows = self.pictures(task).await?;
-        let mut view = self.view_with(task, &rows).await;
+        self.rendered(task, &self.pictures(task).await?).await
+    }
+
+    /// The same, with these rows of its pictures.
+    pub(super) async fn rendered(&self, task: &Task, rows: &[StoredImage]) -> Result<Response, ApiError> {
+        let mut view = self.view_with(task, rows).await;
         if task.request.output.delivery != Some(Handover::B64) {
             // In one piece, which is cheaper than an answer that grows bit by bit.
             let text = serde_json::to_vec(&view).map_err(|_| ApiError::not_found())?;

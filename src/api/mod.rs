@@ -10,6 +10,7 @@ mod cancel;
 mod csv;
 mod deliveries;
 mod docs;
+mod entrance;
 mod erase;
 mod events;
 mod feed;
@@ -52,7 +53,6 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -188,11 +188,6 @@ pub fn router(api: Api) -> Router {
         .merge(docs::pages(document))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
-        .layer(middleware::from_fn_with_state(api.keys.clone(), auth::authenticate))
-        .layer(middleware::from_fn_with_state(api.links.clone(), loops::refuse))
-        .layer(middleware::from_fn_with_state(api.clone(), shed::carry))
-        .layer(middleware::from_fn_with_state(api.guard.clone(), guard::guard))
-        .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn_with_state(api.traces.clone(), request_id::identify))
+        .layer(middleware::from_fn_with_state(api.clone(), entrance::enter))
         .with_state(api)
 }

@@ -141,7 +141,7 @@ pub(super) async fn no_such_method(method: Method, request: Request<Body>) -> Ap
     ApiError::new(Code::MethodNotAllowed, format!("{} does not take {method}", request.uri().path()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature the layer asks for")]
+#[expect(clippy::needless_pass_by_value, reason = "what was caught")]
 pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
     let message =
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());

@@ -3,9 +3,8 @@
 
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
 
 use super::problem;
@@ -16,16 +15,20 @@ const REQUEST_ID: &str = "x-request-id";
 /// Asked every few seconds by machines: nobody follows them.
 const UNTRACED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-pub(super) async fn identify(State(traces): State<Traces>, request: Request, next: Next) -> Response {
+pub(super) async fn identify(
+    traces: &Traces,
+    request: Request,
+    onward: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| plain(id));
     let id = given.map_or_else(|| format!("req_{}", hex::encode(random_bytes::<12>())), str::to_owned);
     let trace = request.headers().get(trace::PARENT).cloned();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let began = Instant::now();
-    let span = begin(&traces, request.headers(), &method, route.as_deref());
+    let span = begin(traces, request.headers(), &method, route.as_deref());
     span.set_with("request.id", || Some(id.clone()));
-    let mut response = problem::finish(span.around(next.run(request)).await, &id);
+    let mut response = problem::finish(span.around(onward(request)).await, &id);
     end(&span, &response);
     super::metrics::answered(route.as_deref(), response.status(), began.elapsed());
     let headers = response.headers_mut();

@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use metrics::counter;
 
@@ -110,7 +109,11 @@ fn pause(backlog: Duration, dice: u8) -> Duration {
 }
 
 /// Sheds load, and ends what takes too long.
-pub(super) async fn carry(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(super) async fn carry(
+    api: &Api,
+    request: Request,
+    onward: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let class = Class::of(request.method(), route);
     // Requests for pictures are judged by their priority, in their handler.
@@ -120,7 +123,7 @@ pub(super) async fn carry(State(api): State<Api>, request: Request, next: Next) 
         return busy.into_response();
     }
     let most = api.shed.handler + allowance(&request, route, api.body_within);
-    if let Ok(response) = tokio::time::timeout(most, next.run(request)).await {
+    if let Ok(response) = tokio::time::timeout(most, onward(request)).await {
         return response;
     }
     tracing::error!(seconds = most.as_secs(), "a request took too long and was given up");

@@ -1,5 +1,6 @@
 //! `GET /tasks/{id}`: one task, now or once it has ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -18,6 +19,7 @@ use crate::domain::code::Code;
 use crate::domain::task::Task;
 use crate::domain::view::TaskView;
 use crate::engine::Caller;
+use crate::store::Look;
 
 /// How long to wait for the end.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -44,20 +46,22 @@ pub(super) async fn get_task(
     Path(id): Path<String>,
     StrictQuery(query): StrictQuery<Wait>,
 ) -> Result<Response, ApiError> {
-    let mut task = api.task_of(&caller, &id).await?;
+    let mut look = api.look_of(&caller, &id).await?;
     match query.wait {
         Some(seconds @ 1..=MAX_WAIT_S) => {
             // Boxed: most looks wait for nothing.
-            task = Box::pin(api.wait(task, Duration::from_secs(seconds))).await?;
+            let task = Box::pin(api.wait(look.task.clone(), Duration::from_secs(seconds))).await?;
+            let images = api.pictures(&task).await?;
+            look = Arc::new(Look { task, images });
         }
         Some(_) => {
             return Err(ApiError::new(Code::InvalidRequest, format!("wait: must be from 1 to {MAX_WAIT_S}")));
         }
         None => {}
     }
-    let mut response = Box::pin(api.whole(&task)).await?;
+    let mut response = Box::pin(api.rendered(&look.task, &look.images)).await?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if !task.phase.terminal() {
+    if !look.task.phase.terminal() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
     }
     Ok(response)
@@ -67,9 +71,19 @@ impl Api {
     /// A task of the caller's tenant; what is malformed, unknown or another's is not found, all alike.
     pub(super) async fn task_of(&self, caller: &Caller, id: &str) -> Result<Task, ApiError> {
         let id = id.parse().map_err(|_| ApiError::not_found())?;
-        let task = self.store.task(id).await?.filter(|task| {
-            (task.tenant == caller.tenant || planted("unscoped_get")) && task.parent.is_none()
-        });
+        let task = self.store.task(id).await?.filter(|task| shown(task, caller));
         task.ok_or_else(ApiError::not_found)
     }
+
+    /// The same with its pictures, for those who look again and again.
+    async fn look_of(&self, caller: &Caller, id: &str) -> Result<Arc<Look>, ApiError> {
+        let id = id.parse().map_err(|_| ApiError::not_found())?;
+        let look = self.store.look(id).await?.filter(|look| shown(&look.task, caller));
+        look.ok_or_else(ApiError::not_found)
+    }
+}
+
+/// Whether that caller may see the task.
+fn shown(task: &Task, caller: &Caller) -> bool {
+    (task.tenant == caller.tenant || planted("unscoped_get")) && task.parent.is_none()
 }

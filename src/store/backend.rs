@@ -17,9 +17,11 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Executor, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
+use super::known::Known;
 use super::load::Load;
 use super::reach::Pool;
 use super::script::Script;
+use super::tasks::Look;
 use super::writer::Writer;
 use crate::chaos::planted;
 use crate::trace;
@@ -129,7 +131,13 @@ pub enum Exclusive {
 #[derive(Clone)]
 pub(super) enum Db {
     /// Readers that never wait for the one writer, who shares each commit among all who wait.
-    Sqlite { readers: SqlitePool, writer: Arc<Writer>, load: Arc<Load>, _lock: Option<Arc<File>> },
+    Sqlite {
+        readers: SqlitePool,
+        writer: Arc<Writer>,
+        known: Arc<Known<Arc<Look>>>,
+        load: Arc<Load>,
+        _lock: Option<Arc<File>>,
+    },
     /// One pool; Postgres groups the commits of its sessions itself.
     Postgres { pool: Pool, load: Arc<Load> },
 }
@@ -151,6 +159,14 @@ impl Db {
     pub fn load(&self) -> &Load {
         let (Self::Sqlite { load, .. } | Self::Postgres { load, .. }) = self;
         load
+    }
+
+    /// Tasks that need not be read again.
+    pub fn known(&self) -> Option<&Known<Arc<Look>>> {
+        match self {
+            Self::Sqlite { known, .. } => Some(known),
+            Self::Postgres { .. } => None,
+        }
     }
 
     pub async fn reader(&self) -> Result<Reader, StoreError> {
@@ -256,7 +272,10 @@ async fn open_sqlite(url: &str, exclusive: Exclusive, migrate: bool) -> Result<D
         .connect_with(options.read_only(true).create_if_missing(false))
         .await
         .map_err(|e| failed(e.to_string()))?;
-    Ok(Db::Sqlite { readers, writer: Arc::new(Writer::start(writing)), load: Arc::default(), _lock: lock })
+    let known = Arc::new(Known::nothing());
+    known.follow(&mut writing).await.map_err(|e| failed(e.to_string()))?;
+    let writer = Arc::new(Writer::start(writing, Arc::clone(&known)));
+    Ok(Db::Sqlite { readers, writer, known, load: Arc::default(), _lock: lock })
 }
 
 /// Takes the lock file beside the database; the system gives it back when the process ends, however it ends.

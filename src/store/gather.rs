@@ -130,14 +130,18 @@ impl<V: Clone + Send + 'static> Drop for Reading<V> {
     }
 }
 
-/// The rows that `sql` finds for at most [`TOGETHER`] ids; their places go where it says `{ids}`.
+/// The rows that `sql` finds for at most [`TOGETHER`] ids, which go where it says `{ids}`. `{place}` is for a row's number
+/// in its table, on SQLite.
 pub(super) async fn rows<R>(db: &Db, sql: &str, ids: Vec<String>) -> Result<Vec<R>, StoreError>
 where
     R: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
 {
     let (places, ids) = places(ids);
-    let sql = sql.replace("{ids}", &places);
-    Ok(on!(&mut db.reader().await?.conn(), c => {
+    let mut reader = db.reader().await?;
+    let mut conn = reader.conn();
+    let place = conn.pick("rowid AS place, ", "");
+    let sql = sql.replace("{ids}", &places).replace("{place}", place);
+    Ok(on!(&mut conn, c => {
         let query = sqlx::query_as(AssertSqlSafe(sql));
         ids.into_iter().fold(query, QueryAs::bind).fetch_all(c).await
     })?)

@@ -18,6 +18,7 @@ mod files;
 mod gather;
 mod images;
 mod keys;
+mod known;
 mod lanes;
 mod ledger;
 mod list;
@@ -55,7 +56,7 @@ pub use events::EventRow;
 pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
 pub use load::Load;
-pub use tasks::Change;
+pub use tasks::{Change, Look};
 pub use transfer::{Moved, transfer};
 pub use unresolved::Judged;
 pub use usage::{Grouping, Usage, UsageFilter};
@@ -141,6 +142,7 @@ struct Rows {
     tasks: Arc<Gather<tasks::Row>>,
     images: Arc<Gather<Vec<images::Row>>>,
     attempts: Arc<Gather<String>>,
+    places: Arc<Gather<i64>>,
 }
 
 impl Default for Rows {
@@ -149,6 +151,7 @@ impl Default for Rows {
             tasks: Gather::by(tasks::read),
             images: Gather::by(images::read),
             attempts: Gather::by(attempts::details),
+            places: Gather::by(queue::near),
         }
     }
 }
@@ -200,6 +203,7 @@ impl Store {
         self.rows.tasks.close().await;
         self.rows.images.close().await;
         self.rows.attempts.close().await;
+        self.rows.places.close().await;
         self.db.close().await;
     }
 }

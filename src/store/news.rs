@@ -83,7 +83,7 @@ impl Store {
     }
 
     /// Wakes the watchers of tasks that something happened to lately.
-    async fn look(&self, pool: &PgPool) -> Result<(), StoreError> {
+    async fn look_around(&self, pool: &PgPool) -> Result<(), StoreError> {
         const SQL: &str = "SELECT DISTINCT task_id FROM events WHERE task_id = ANY($1) AND created_at >= $2";
         let since = self.clock.now() - LOOK_BACK;
         let watched: Vec<String> = self.changes.watched().iter().map(ToString::to_string).collect();
@@ -164,15 +164,15 @@ async fn listen(store: &Store, pool: &PgPool, me: &str, stop: &CancellationToken
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     // What was told before anybody listened, or while the last connection was broken.
-    store.look(pool).await?;
+    store.look_around(pool).await?;
     loop {
         tokio::select! {
             heard = listener.try_recv() => match heard? {
                 Some(heard) => store.heard(heard.payload(), me).await,
                 // The connection broke and came back: what was told meanwhile is found by looking.
-                None => store.look(pool).await?,
+                None => store.look_around(pool).await?,
             },
-            () = tokio::time::sleep(LOOK_EVERY) => store.look(pool).await?,
+            () = tokio::time::sleep(LOOK_EVERY) => store.look_around(pool).await?,
             () = stop.cancelled() => return Ok(()),
         }
     }

@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+
 use super::backend::{Conn, Db, on};
 use super::claim::count;
-use super::{Store, StoreError};
+use super::{Store, StoreError, gather};
 use crate::domain::clock::Millis;
 use crate::domain::request::Priority;
 use crate::domain::task::{Phase, Task};
@@ -69,7 +71,7 @@ pub(super) async fn rank(conn: &mut Conn<'_>, task: &Task, now: Millis) -> Resul
         .bind(&task.lane).bind(flow(task)).bind(now.0).bind(step(task.request.priority)).fetch_one(c).await)?)
 }
 
-/// Up to here places are counted.
+/// Up to here places are counted, as [`AHEAD`] says.
 const NEAR: i64 = 200;
 /// Of the others, every so many-th is known.
 const STRIDE: i64 = 64;
@@ -77,9 +79,11 @@ const STRIDE: i64 = 64;
 const HOLDS: Duration = Duration::from_secs(1);
 const HOLDS_TIMES: u32 = 20;
 
-/// How many are before a task, of the nearest so many.
-pub(super) const AHEAD: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE lane = $1 AND phase = 'queued' \
-     AND queue_rank <= $2 AND (queue_rank < $2 OR id < $3) LIMIT $4) AS before_it";
+/// How many are before each of these tasks, of the nearest so many.
+pub(super) const AHEAD: &str = "SELECT id, (SELECT COUNT(*) FROM (SELECT 1 FROM tasks AS other WHERE other.lane = task.lane \
+     AND other.phase = 'queued' AND other.queue_rank <= task.queue_rank \
+     AND (other.queue_rank < task.queue_rank OR other.id < task.id) LIMIT 200) AS before_it) \
+     FROM tasks AS task WHERE id IN ({ids})";
 
 /// How the lines looked lately.
 #[derive(Default)]
@@ -148,6 +152,14 @@ impl Seen {
     }
 }
 
+/// How many are before these tasks, at most [`NEAR`].
+pub(super) fn near(db: &Db, ids: Vec<String>) -> BoxFuture<'_, Result<HashMap<String, i64>, StoreError>> {
+    Box::pin(async move {
+        let rows: Vec<(String, i64)> = gather::rows(db, AHEAD, ids).await?;
+        Ok(rows.into_iter().collect())
+    })
+}
+
 impl Store {
     /// How many tasks wait for each lane.
     pub async fn queued(&self) -> Result<HashMap<String, i64>, StoreError> {
@@ -165,8 +177,7 @@ impl Store {
         if let Some(place) = line.place(&own).filter(|place| *place >= 2 * NEAR) {
             return Ok(place);
         }
-        let near: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(AHEAD)
-            .bind(&task.lane).bind(own.0).bind(&own.1).bind(NEAR).fetch_one(c).await)?;
+        let near = self.rows.places.one(&self.db, own.1.clone()).await?.unwrap_or_default();
         if near < NEAR {
             return Ok(near);
         }
@@ -186,6 +197,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_near_ones_are_counted_up_to_one_number() {
+        assert!(AHEAD.contains(&format!("LIMIT {NEAR})")));
+    }
 
     #[test]
     fn a_place_far_behind_is_read_from_the_last_look_while_it_holds() {

@@ -1,11 +1,13 @@
 //! Tasks as rows: saving a step and reading. Taking one in is in `accept.rs`, leasing in `claim.rs`, listing in `list.rs`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use sqlx::FromRow;
 
 use super::backend::{Conn, Db, on};
+use super::known::Known;
 use super::lanes::{self, Gate};
 use super::ledger::Line;
 use super::script::Script;
@@ -76,8 +78,20 @@ impl Change {
     }
 }
 
+/// A task with its pictures, in order; they are written with its end.
+#[derive(Debug)]
+pub struct Look {
+    /// The task.
+    pub task: Task,
+    /// Its pictures; none before its end.
+    pub images: Vec<StoredImage>,
+}
+
 #[derive(Clone, FromRow)]
 pub(super) struct Row {
+    /// Its number in its table, where that was asked for.
+    #[sqlx(default)]
+    place: Option<i64>,
     id: String,
     parent_id: Option<String>,
     tenant: String,
@@ -181,6 +195,24 @@ impl Store {
         self.rows.tasks.one(&self.db, id.to_string()).await?.map(Task::try_from).transpose()
     }
 
+    /// One task with its pictures, for those who look again and again: what has not changed is not read again.
+    pub async fn look(&self, id: TaskId) -> Result<Option<Arc<Look>>, StoreError> {
+        let known = self.db.known();
+        if let Some(look) = known.and_then(|known| known.get(id)) {
+            return Ok(Some(look));
+        }
+        let before = known.map(Known::before);
+        let Some(row) = self.rows.tasks.one(&self.db, id.to_string()).await? else { return Ok(None) };
+        let place = row.place;
+        let task = Task::try_from(row)?;
+        let images = if task.phase.terminal() { self.images(id).await? } else { Vec::new() };
+        let look = Arc::new(Look { task, images });
+        if let (Some(known), Some(before), Some(place)) = (known, before, place) {
+            known.keep(before, id, place, Arc::clone(&look));
+        }
+        Ok(Some(look))
+    }
+
     /// The task a tenant's idempotency key belongs to.
     pub async fn task_by_key(&self, tenant: &str, key: &str) -> Result<Option<Task>, StoreError> {
         let row: Option<Row> = on!(&mut self.db.reader().await?.conn(), c =>
@@ -192,7 +224,7 @@ impl Store {
 /// The rows of these tasks.
 pub(super) fn read(db: &Db, ids: Vec<String>) -> BoxFuture<'_, Result<HashMap<String, Row>, StoreError>> {
     Box::pin(async move {
-        const SQL: &str = concat!("SELECT ", columns!(), " FROM tasks WHERE id IN ({ids})");
+        const SQL: &str = concat!("SELECT {place}", columns!(), " FROM tasks WHERE id IN ({ids})");
         let rows: Vec<Row> = gather::rows(db, SQL, ids).await?;
         Ok(rows.into_iter().map(|row| (row.id.clone(), row)).collect())
     })

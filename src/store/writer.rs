@@ -10,6 +10,8 @@ use tokio_util::task::TaskTracker;
 
 use super::StoreError;
 use super::backend::{Conn, Opening};
+use super::known::Known;
+use super::tasks::Look;
 use crate::domain::meter;
 
 /// How many jobs may share a commit.
@@ -37,10 +39,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn start(conn: SqliteConnection) -> Self {
+    pub fn start(conn: SqliteConnection, known: Arc<Known<Arc<Look>>>) -> Self {
         let (jobs, waiting) = mpsc::channel(WAITING);
         let running = TaskTracker::new();
-        running.spawn(serve(conn, waiting));
+        running.spawn(serve(conn, waiting, known));
         running.close();
         Self { jobs: Mutex::new(Some(jobs)), running }
     }
@@ -85,7 +87,7 @@ impl Writer {
     }
 }
 
-async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>) {
+async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>, known: Arc<Known<Arc<Look>>>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         let jobs = batch.len();
@@ -99,6 +101,7 @@ async fn serve(mut conn: SqliteConnection, mut waiting: mpsc::Receiver<Job>) {
             // SQLite has rolled back by itself after some errors; then there is nothing to undo.
             let _ = conn.execute("ROLLBACK").await;
         }
+        known.settled();
         for reply in replies {
             reply(committed.clone(), jobs);
         }
