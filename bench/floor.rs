@@ -1,5 +1,6 @@
 //! What there is to be measured against: a bare HTTP server that does the least of what Easel does. `POST /durable` answers
-//! once one row is committed, many rows sharing a commit; `GET /tasks/{id}` answers from memory.
+//! once one row is committed, many rows sharing a commit; `GET /tasks/{id}` answers from memory; `GET /through` passes on
+//! what another server says, byte by byte.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -22,15 +24,21 @@ type Row = (String, Bytes, oneshot::Sender<()>);
 /// The most rows in a commit.
 const BATCH: usize = 512;
 /// Where they go.
-const CREATE: &str = "CREATE TABLE floor (id TEXT NOT NULL PRIMARY KEY, body TEXT NOT NULL)";
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS floor (id TEXT NOT NULL PRIMARY KEY, body TEXT NOT NULL)";
+
+/// An answer's bytes, from memory or on their way.
+type Answer = Response<UnsyncBoxBody<Bytes, reqwest::Error>>;
 
 struct Floor {
     rows: mpsc::Sender<Row>,
     statuses: HashMap<String, Bytes>,
+    upstream: Option<String>,
+    http: reqwest::Client,
 }
 
-/// Serves until killed. `store` is where rows go; each line of `statuses` is one answer from memory.
-pub async fn serve(listen: &str, store: &str, statuses: &Path) -> Result<()> {
+/// Serves until killed. `store` is where rows go; each line of `statuses` is one answer from memory; `upstream` is what is
+/// passed on.
+pub async fn serve(listen: &str, store: &str, statuses: &Path, upstream: Option<String>) -> Result<()> {
     let (rows, waiting) = mpsc::channel(4_096);
     if store.starts_with("postgres") {
         let mut conn = PgConnection::connect(store).await?;
@@ -47,7 +55,7 @@ pub async fn serve(listen: &str, store: &str, statuses: &Path) -> Result<()> {
         let id = task["id"].as_str().context("a status without an id")?;
         known.insert(format!("/tasks/{id}"), Bytes::copy_from_slice(line.as_bytes()));
     }
-    let floor = Arc::new(Floor { rows, statuses: known });
+    let floor = Arc::new(Floor { rows, statuses: known, upstream, http: crate::client::http()? });
     let listener = TcpListener::bind(listen).await?;
     println!("the floor is there");
     loop {
@@ -63,13 +71,13 @@ pub async fn serve(listen: &str, store: &str, statuses: &Path) -> Result<()> {
     }
 }
 
-fn whole(status: StatusCode, bytes: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(bytes));
+fn whole(status: StatusCode, bytes: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(bytes).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }
 
-async fn answer(floor: Arc<Floor>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+async fn answer(floor: Arc<Floor>, request: Request<Incoming>) -> Result<Answer> {
     match (request.method(), request.uri().path()) {
         (&Method::POST, "/durable") => {
             let body = request.into_body().collect().await?.to_bytes();
@@ -78,6 +86,12 @@ async fn answer(floor: Arc<Floor>, request: Request<Incoming>) -> Result<Respons
             floor.rows.send((id, body.clone(), done)).await.ok().context("no writer")?;
             committed.await?;
             Ok(whole(StatusCode::ACCEPTED, body))
+        }
+        (&Method::GET, "/through") => {
+            let upstream = floor.upstream.as_deref().context("nothing to pass on")?;
+            let answer: http::Response<reqwest::Body> = floor.http.get(upstream).send().await?.into();
+            let (head, body) = answer.into_parts();
+            Ok(Response::from_parts(head, body.boxed_unsync()))
         }
         (_, path) => Ok(match floor.statuses.get(path) {
             Some(status) => whole(StatusCode::OK, status.clone()),

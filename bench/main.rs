@@ -1,6 +1,6 @@
 //! Measures what callers feel, on the real program and the simulated providers as children: how late a webhook is, how late
-//! polling finds a picture, what many event streams and many large downloads cost, what replicas add, how fast it is beside
-//! bare servers and with a full database. Prints Markdown; judges nothing. `script/bench --help` says how.
+//! polling finds a picture, what many event streams, many large downloads and many open tasks cost, what replicas add, how
+//! fast it is beside bare servers and with a full database. Prints Markdown; judges nothing. `script/bench --help` says how.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -18,6 +18,9 @@ mod floor;
 mod follower;
 mod growth;
 mod lag;
+mod open;
+mod paced;
+mod pictures;
 mod polls;
 #[path = "../chaos/postgres.rs"]
 mod postgres;
@@ -86,6 +89,24 @@ enum Mode {
         #[arg(long, default_value_t = 3)]
         rate: usize,
     },
+    /// Thousands of open tasks, found by polling alone: memory, cores, lateness, and the same after a SIGKILL. Takes minutes.
+    Open {
+        /// How many.
+        #[arg(default_value_t = 10_000)]
+        tasks: usize,
+    },
+    /// Pictures of 1 MiB fetched, kept and served, beside a bare server that passes them on.
+    Pictures {
+        /// How long each turn is, in seconds.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// How many turns each has.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How many pictures.
+        #[arg(long, default_value_t = 200)]
+        pictures: usize,
+    },
     /// Several gateways on one Postgres: who picks up what, and how many tasks a second.
     Replicas {
         /// A database on the server to use; the run makes its own beside it.
@@ -134,6 +155,8 @@ enum Mode {
         store: String,
         #[arg(long)]
         statuses: PathBuf,
+        #[arg(long)]
+        upstream: Option<String>,
     },
     /// Pure arithmetic: how well a poll schedule finds the end of jobs of 2 to 30 s. Starts nothing.
     Schedule(schedule::Schedule),
@@ -175,7 +198,14 @@ async fn run(easel: PathBuf, mode: Mode) -> Result<()> {
             let how = speed::How { seconds, rounds, postgres: None };
             println!("{}", growth::run(&easel, &how, few, many).await?);
         }
-        Mode::Floor { listen, store, statuses } => floor::serve(&listen, &store, &statuses).await?,
+        Mode::Open { tasks } => println!("{}", open::run(&easel, tasks).await?),
+        Mode::Pictures { seconds, rounds, pictures } => {
+            let how = speed::How { seconds, rounds, postgres: None };
+            println!("{}", pictures::run(&easel, &how, pictures).await?);
+        }
+        Mode::Floor { listen, store, statuses, upstream } => {
+            floor::serve(&listen, &store, &statuses, upstream).await?;
+        }
         Mode::Schedule(schedule) => println!("{}", schedule.measure()),
         Mode::All => {
             println!("{}", lag::run(&easel, 1_000, 10.0, 4).await?);

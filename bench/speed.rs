@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 
 use crate::client::Client;
 use crate::figures::{Sample, Table};
+use crate::paced;
 use crate::postgres::fresh;
 use crate::process::{Process, free_port};
 use crate::watch::Watch;
@@ -75,6 +76,11 @@ fn median(loads: &[Load], of: impl Fn(&Load) -> f64) -> f64 {
 }
 
 impl Score {
+    /// The middle one of a figure of each.
+    pub fn medians(&self, of: impl Fn(&Load) -> f64) -> (f64, f64) {
+        (median(&self.floor, &of), median(&self.easel, &of))
+    }
+
     /// Turn by turn, how many times as fast it was; the middle one.
     fn ratio(&self) -> f64 {
         let ratios = self.floor.iter().zip(&self.easel).map(|(floor, easel)| easel.per_s / floor.per_s);
@@ -106,10 +112,16 @@ impl Score {
 }
 
 /// Starts the floor in a process of its own.
-async fn floor(world: &World, store: &str, statuses: &Path) -> Result<(String, Process)> {
+pub async fn floor(
+    world: &World,
+    store: &str,
+    statuses: &Path,
+    upstream: Option<&str>,
+) -> Result<(String, Process)> {
     let at = format!("127.0.0.1:{}", free_port()?);
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--easel", "none", "floor", "--listen", &at, "--store", store, "--statuses"]).arg(statuses);
+    command.args(upstream.map(|upstream| ["--upstream", upstream]).into_iter().flatten());
     let mut floor = Process::start("the floor", command, "the floor is there", &world.path("floor.log"))?;
     floor.serving().await?;
     Ok((format!("http://{at}"), floor))
@@ -155,25 +167,12 @@ async fn accepts(
     for n in 0..1_000 {
         statuses.push(client.submit(&format!("s-{n}"), 0.0, None).await?);
     }
-    let mut known = String::new();
-    for id in &statuses {
-        known += &client.get(&format!("/tasks/{id}")).await?.to_string();
-        known.push('\n');
-    }
-    let (list, post, get) = (world.path("statuses"), world.path("post.lua"), world.path("get.lua"));
-    std::fs::write(&list, known)?;
+    let read = looks(how, &world, &client, &statuses).await?;
+    let (list, post) = (world.path("statuses"), world.path("post.lua"));
     script(&post, BODY)?;
-    let paths: Vec<String> = statuses.iter().map(|id| format!("/tasks/{id}")).collect();
-    script_over(&get, &paths)?;
     let floor_store =
         postgres.map_or_else(|| format!("sqlite://{}", world.path("floor.db").display()), str::to_owned);
-    let (floor_url, floor) = floor(&world, &floor_store, &list).await?;
-    let game = Match {
-        how,
-        floor: (floor_url.clone(), get.clone(), floor.id()),
-        easel: (world.url(), get, world.process()?),
-    };
-    let read = game.play().await?;
+    let (floor_url, floor) = floor(&world, &floor_store, &list, None).await?;
     let (before, _) = client.counts().await?;
     let game = Match {
         how,
@@ -181,13 +180,49 @@ async fn accepts(
         easel: (format!("{}/generate", world.url()), post, world.process()?),
     };
     let written = game.play().await?;
+    // How it feels with room to spare.
+    let pace = 0.7 * median(&written.easel, |load| load.per_s);
+    let paced = paced::post(&world.address(), BODY, pace, CONNECTIONS, how.seconds.max(5)).await?;
     let rows = client.counts().await?.0 - before;
     let answered: f64 = written.easel.iter().map(|load| load.answers).sum();
     ensure!(rows >= answered, "{answered} were answered 202, and {rows} are there");
     written.tell(table, "durable accepts", target);
-    read.tell(table, "GET /tasks/{id}", (0.4, 0.7));
+    read.tell(table, "GET /tasks/{id}, in line", (0.4, 0.7));
+    if postgres.is_none() {
+        table.at_most(
+            &format!("accepts at 70 % of that ({pace:.0} a second), p50"),
+            paced.median(),
+            5.0,
+            " ms",
+        );
+        table.at_most("the same, p99", paced.percentile(99), 25.0, " ms");
+    } else {
+        let (p50, p99) = (paced.median(), paced.percentile(99));
+        table.row(
+            &format!("accepts at 70 % of that ({pace:.0} a second), p50 / p99"),
+            format!("{p50:.2} / {p99:.2} ms"),
+        );
+    }
     table.row("tasks in the database at the end", format!("{rows:.0}"));
     Ok(())
+}
+
+/// Looks at these tasks, beside the same answers from memory.
+async fn looks(how: &How, world: &World, client: &Client, ids: &[String]) -> Result<Score> {
+    let mut known = String::new();
+    for id in ids {
+        known += &client.get(&format!("/tasks/{id}")).await?.to_string();
+        known.push('\n');
+    }
+    let (list, get) = (world.path("statuses"), world.path("get.lua"));
+    std::fs::write(&list, known)?;
+    let paths: Vec<String> = ids.iter().map(|id| format!("/tasks/{id}")).collect();
+    script_over(&get, &paths)?;
+    let store = format!("sqlite://{}", world.path("looks.db").display());
+    let (url, floor) = floor(world, &store, &list, None).await?;
+    let game =
+        Match { how, floor: (url, get.clone(), floor.id()), easel: (world.url(), get, world.process()?) };
+    game.play().await
 }
 
 /// Whole tasks: taken in, sent, called back, kept and told to a webhook, at a provider that needs no time.
@@ -224,11 +259,20 @@ async fn whole(easel: &Path, how: &How, postgres: Option<&str>, table: &mut Tabl
                 format!("{:.0}", done / took),
             );
             table.row("whole tasks: Easel, CPU per 1,000", format!("{:.3} s", paid * 1_000.0 / done));
-            return Ok(());
+            break;
         }
         ensure!(begun.elapsed() < PATIENCE, "{done} of {taken} tasks ended in {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let ended = client.get("/tasks?status=succeeded&limit=100").await?;
+    let ids = ended["data"].as_array().into_iter().flatten().filter_map(|task| task["id"].as_str());
+    let ids: Vec<String> = ids.map(str::to_owned).collect();
+    looks(how, &world, &client, &ids).await?.tell(
+        table,
+        "GET /tasks/{id}, ended, with its picture",
+        (0.4, 0.7),
+    );
+    Ok(())
 }
 
 /// The process itself: how large, how soon there.

@@ -47,6 +47,13 @@ impl Watch {
         Self::serve(router, moments, "/sink").await
     }
 
+    /// A server that answers everything with so many bytes.
+    pub async fn file(length: usize) -> Result<Self> {
+        let bytes = Bytes::from((0..length).map(|_| fastrand::u8(..)).collect::<Vec<_>>());
+        let router = Router::new().fallback(move || async move { bytes.clone() });
+        Self::serve(router, Moments::default(), "/file").await
+    }
+
     /// A way to the gateway at `to`: when the head of each request was there, by its path.
     pub async fn proxy(to: String) -> Result<Self> {
         let moments = Moments::default();

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use sqlx::{AssertSqlSafe, Executor};
 
-use super::backend::{Conn, known_migrations, on};
+use super::backend::{Conn, on};
+use super::schema::known_migrations;
 use super::{Store, StoreError};
 
 impl Store {

@@ -31,6 +31,7 @@ mod places;
 mod plans;
 mod queue;
 mod reach;
+mod schema;
 mod script;
 mod settings;
 mod tasks;

@@ -3,10 +3,10 @@
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::backend::migrated;
 use super::claim::{FIRST, LATE, STARTED};
 use super::list::list;
 use super::queue::AHEAD;
+use super::schema::migrated;
 
 async fn database() -> SqliteConnection {
     let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
