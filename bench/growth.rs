@@ -1,4 +1,4 @@
-//! What a full database costs: a gateway with a thousand ended tasks beside one with a million, asked in turns.
+//! What a full database costs: a gateway with few ended tasks beside one with a million, asked in turns.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::client::Client;
 use crate::figures::Table;
-use crate::speed::{BODY, HOLD, How, Match};
+use crate::speed::{BODY, HOLD, How, LOOKED_AT, Match};
 use crate::world::World;
 use crate::wrk::{script, script_over};
 
@@ -24,7 +24,7 @@ pub async fn run(easel: &Path, how: &How, few: usize, many: usize) -> Result<Str
     let mut table = Table::new(&format!("SQLite with {few} and with {many} ended tasks ({mib} MiB)"));
     let list = ["/tasks?limit=50".to_owned(), "/tasks?status=succeeded&limit=50".to_owned()];
     let asks = [
-        ("GET /tasks/{id}", "", [Some(&small_ids[..]), Some(&large_ids[..])]),
+        ("GET /tasks/{id}, for the first time", "", [Some(&small_ids[..]), Some(&large_ids[..])]),
         ("GET /tasks", "", [Some(&list[..]), Some(&list[..])]),
         ("durable accepts", "/generate", [None, None]),
     ];
@@ -45,7 +45,7 @@ pub async fn run(easel: &Path, how: &How, few: usize, many: usize) -> Result<Str
     Ok(table.finish())
 }
 
-/// A gateway whose database has so many ended tasks, and a thousand of their paths.
+/// A gateway whose database has so many ended tasks, and the paths of some of them.
 async fn full(easel: &Path, count: usize) -> Result<(World, Vec<String>)> {
     let mut world = World::open(easel).await?;
     world.configure(1, "", "")?;
@@ -70,9 +70,9 @@ async fn full(easel: &Path, count: usize) -> Result<(World, Vec<String>)> {
     conn.close().await?;
     world.configure(1, "", HOLD)?;
     world.start().await?;
-    let step = (count / 1_000).max(1);
+    let step = (count / LOOKED_AT).max(1);
     let paths =
-        (0..count).step_by(step).take(1_000).map(|n| format!("/tasks/{}{n:012}", &id[..id.len() - 12]));
+        (0..count).step_by(step).take(LOOKED_AT).map(|n| format!("/tasks/{}{n:012}", &id[..id.len() - 12]));
     Ok((world, paths.collect()))
 }
 

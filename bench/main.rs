@@ -139,8 +139,8 @@ enum Mode {
         /// How many turns each has.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// So many are few.
-        #[arg(long, default_value_t = 1_000)]
+        /// So many are few; with fewer than are looked at, looks at them would be answered from memory.
+        #[arg(long, default_value_t = speed::LOOKED_AT)]
         few: usize,
         /// So many are many.
         #[arg(long, default_value_t = 1_000_000)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::client::{Client, now_ms};
 use crate::figures::{Sample, Table};
@@ -76,23 +76,33 @@ pub async fn run(easel: &Path, tasks: usize) -> Result<String> {
     tokio::time::sleep(SETTLED).await;
 
     let process = world.process()?;
-    let (cpu, polls, begun) = (cpu_seconds(process)?, polls(&client).await?, Instant::now());
+    let polls = async || Ok::<f64, anyhow::Error>(client.polls().await?.values().sum());
+    let (cpu, before, begun) = (cpu_seconds(process)?, polls().await?, Instant::now());
     let mut late = Vec::new();
     while begun.elapsed() < WATCHED {
-        late.push(looker.look().await?.late_ms);
+        let seen = looker.look().await?;
+        ensure!(seen.waiting == i64::try_from(tasks)?, "{} of {tasks} still wait", seen.waiting);
+        late.push(seen.late_ms);
         tokio::time::sleep(LOOK).await;
     }
     let took = begun.elapsed().as_secs_f64();
-    let (cores, asked) = ((cpu_seconds(process)? - cpu) / took, (self::polls(&client).await? - polls) / took);
+    let (cores, asked) = ((cpu_seconds(process)? - cpu) / took, (polls().await? - before) / took);
     let (resident, late) = (world.resident_kib()? as f64 / 1_024.0, Sample::new(late));
 
+    looker.0.close().await?;
+    let before = client.polls().await?;
     let killed = Instant::now();
     world.kill()?;
     world.start().await?;
     let ready = killed.elapsed();
-    while looker.look().await?.late_ms > LOOK.as_millis() as f64 {
-        ensure!(killed.elapsed() < PATIENCE, "it never caught up");
-        tokio::time::sleep(LOOK / 10).await;
+    loop {
+        let now = client.polls().await?;
+        let moving = now.iter().filter(|(job, asked)| before.get(*job).is_none_or(|before| *asked > before));
+        if moving.count() >= tasks {
+            break;
+        }
+        ensure!(killed.elapsed() < PATIENCE, "not all are asked about again");
+        tokio::time::sleep(LOOK).await;
     }
     let moving = killed.elapsed();
 
@@ -101,14 +111,12 @@ pub async fn run(easel: &Path, tasks: usize) -> Result<String> {
     table.row("polls a second, once they are at their longest pauses", format!("{asked:.0}"));
     table.at_most("the gateway's resident memory", resident, 100.0, " MiB");
     table.at_most("cores", cores, 0.5, "");
-    table.row("the latest poll, median of all looks", format!("{:.0} ms", late.median()));
-    table.at_most("the latest poll of all", late.max(), LATE_MS, " ms");
+    table.row(
+        "how late the next one to be taken in hand is, median of all looks",
+        format!("{:.0} ms", late.median()),
+    );
+    table.at_most("the same, at most", late.max(), LATE_MS, " ms");
     table.at_most("from SIGKILL and start to serving", ready.as_secs_f64(), 1.0, " s");
-    table.at_most("from SIGKILL to none behind its schedule", moving.as_secs_f64(), 2.0, " s");
+    table.at_most("from SIGKILL until each was asked about again", moving.as_secs_f64(), 2.0, " s");
     Ok(table.finish())
-}
-
-/// How often the provider was asked.
-async fn polls(client: &Client) -> Result<f64> {
-    Ok(client.polls().await?.values().sum())
 }

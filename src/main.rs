@@ -144,6 +144,7 @@ fn environment() -> BTreeMap<String, String> {
 }
 
 fn main() -> ExitCode {
+    small_pages();
     let outcome =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime").and_then(
             |runtime| {
@@ -236,6 +237,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Openapi => say(&format!("{}\n", serde_json::to_string_pretty(&api::openapi())?)),
     }
+}
+
+/// On hosts where huge pages are the rule a heap of a few MiB would take some twenty. It works without, too.
+fn small_pages() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// A process full of keys leaves no image of its memory behind, and lets no other process of its user look into it.

@@ -70,7 +70,7 @@ use crate::engine::Engine;
 use crate::store::Store;
 use crate::trace::Traces;
 
-/// What handlers work with: one pointer, because every layer of every request takes a copy.
+/// What handlers work with: one pointer, because every request takes a copy.
 #[derive(Clone)]
 pub struct Api(Arc<ApiState>);
 

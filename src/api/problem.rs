@@ -1,4 +1,4 @@
-//! Errors as callers see them: RFC 9457 problems. Handlers return [`ApiError`]; the outermost layer adds the request id
+//! Errors as callers see them: RFC 9457 problems. Handlers return [`ApiError`]; the entrance adds the request id
 //! and writes the body, so that every error answer looks the same.
 
 use std::time::Duration;

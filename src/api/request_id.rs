@@ -1,4 +1,4 @@
-//! The outermost layer: names every request, echoes the name, writes error bodies, logs one line per request and tells of it
+//! The outermost of what every request passes: names every request, echoes the name, writes error bodies, logs one line per request and tells of it
 //! as a span.
 
 use std::time::Instant;

@@ -47,17 +47,15 @@ pub(super) async fn get_task(
     StrictQuery(query): StrictQuery<Wait>,
 ) -> Result<Response, ApiError> {
     let mut look = api.look_of(&caller, &id).await?;
-    match query.wait {
-        Some(seconds @ 1..=MAX_WAIT_S) => {
-            // Boxed: most looks wait for nothing.
-            let task = Box::pin(api.wait(look.task.clone(), Duration::from_secs(seconds))).await?;
-            let images = api.pictures(&task).await?;
-            look = Arc::new(Look { task, images });
-        }
-        Some(_) => {
-            return Err(ApiError::new(Code::InvalidRequest, format!("wait: must be from 1 to {MAX_WAIT_S}")));
-        }
-        None => {}
+    let patience = query.wait.map(|seconds| match seconds {
+        1..=MAX_WAIT_S => Ok(Duration::from_secs(seconds)),
+        _ => Err(ApiError::new(Code::InvalidRequest, format!("wait: must be from 1 to {MAX_WAIT_S}"))),
+    });
+    if let Some(patience) = patience.transpose()?.filter(|_| !look.task.phase.terminal()) {
+        // Boxed: most looks wait for nothing.
+        let task = Box::pin(api.wait(look.task.clone(), patience)).await?;
+        let images = api.pictures(&task).await?;
+        look = Arc::new(Look { task, images });
     }
     let mut response = Box::pin(api.rendered(&look.task, &look.images)).await?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -78,7 +76,7 @@ impl Api {
     /// The same with its pictures, for those who look again and again.
     async fn look_of(&self, caller: &Caller, id: &str) -> Result<Arc<Look>, ApiError> {
         let id = id.parse().map_err(|_| ApiError::not_found())?;
-        let look = self.store.look(id).await?.filter(|look| shown(&look.task, caller));
+        let look = self.store.look(id, |task| shown(task, caller)).await?;
         look.ok_or_else(ApiError::not_found)
     }
 }

@@ -12,8 +12,10 @@ use sqlx::SqliteConnection;
 
 use crate::domain::id::TaskId;
 
-/// How many tasks are kept; some 4 KiB each.
-const KEPT: usize = 2_048;
+/// How many bytes of rows are kept; in memory a row can be many times as large as its text.
+const KEPT: usize = 3 << 20;
+/// A row that is larger is not kept; most have between one and two KiB.
+const LARGE: usize = 8 << 10;
 /// For how long, should another program have changed the file after all.
 const HOLDS: Duration = Duration::from_secs(5);
 /// Rows share stamps: one whose neighbour changed is read once more.
@@ -24,12 +26,12 @@ pub(super) struct Known<V>(Mutex<Shelf<V>>);
 
 struct Shelf<V> {
     kept: LruCache<TaskId, Kept<V>>,
+    /// How many bytes of rows that is.
+    bytes: usize,
     /// Whose row that is, of those that are kept.
     whose: HashMap<i64, TaskId>,
     /// Rows that the transaction in progress has changed: until its end nobody can say which version others see.
     changing: HashSet<i64>,
-    /// Whether it has changed pictures.
-    pictures: bool,
     /// When rows were last committed, in commits, by their number's remainder.
     committed: Box<[u64]>,
     commits: u64,
@@ -38,20 +40,24 @@ struct Shelf<V> {
 struct Kept<V> {
     value: V,
     row: i64,
+    bytes: usize,
     since: Instant,
 }
 
-/// The moment before a reading begins, in commits.
+/// The moment before a reading begins.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Before(u64);
+pub(super) struct Before {
+    commits: u64,
+    at: Instant,
+}
 
 impl<V: Clone + Send + 'static> Known<V> {
     pub fn nothing() -> Self {
         Self(Mutex::new(Shelf {
-            kept: LruCache::new(KEPT),
+            kept: LruCache::new_unbounded(),
+            bytes: 0,
             whose: HashMap::new(),
             changing: HashSet::new(),
-            pictures: false,
             committed: vec![0; STAMPS.into()].into(),
             commits: 0,
         }))
@@ -60,10 +66,10 @@ impl<V: Clone + Send + 'static> Known<V> {
     /// Hears of every row that this connection changes, which must be the only one that does.
     pub async fn follow(self: &Arc<Self>, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         let known = Arc::clone(self);
-        writer.lock_handle().await?.set_update_hook(move |change| match change.table {
-            "tasks" => known.shelf().change(change.rowid),
-            "images" => known.shelf().pictures = true,
-            _ => {}
+        writer.lock_handle().await?.set_update_hook(move |change| {
+            if change.table == "tasks" {
+                known.shelf().change(change.rowid);
+            }
         });
         Ok(())
     }
@@ -77,17 +83,23 @@ impl<V: Clone + Send + 'static> Known<V> {
     pub fn get(&self, id: TaskId) -> Option<V> {
         let mut known = self.shelf();
         let kept = known.kept.get(&id)?;
-        (kept.since.elapsed() < HOLDS).then(|| kept.value.clone())
+        if kept.since.elapsed() < HOLDS {
+            return Some(kept.value.clone());
+        }
+        known.drop_one(id);
+        None
     }
 
     /// To be asked before the reading begins whose result is to be kept.
     pub fn before(&self) -> Before {
-        Before(self.shelf().commits)
+        Before { commits: self.shelf().commits, at: Instant::now() }
     }
 
-    /// Keeps what was read of the task in that row, unless it changed since.
-    pub fn keep(&self, before: Before, id: TaskId, row: i64, value: V) {
-        self.shelf().keep(before, id, Kept { value, row, since: Instant::now() });
+    /// Keeps what was read of the task in that row of so many bytes, unless it changed since.
+    pub fn keep(&self, before: Before, id: TaskId, row: i64, bytes: usize, value: V) {
+        if bytes <= LARGE {
+            self.shelf().keep(before.commits, id, Kept { value, row, bytes, since: before.at });
+        }
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf<V>> {
@@ -98,14 +110,25 @@ impl<V: Clone + Send + 'static> Known<V> {
 impl<V> Shelf<V> {
     fn change(&mut self, row: i64) {
         self.changing.insert(row);
-        if let Some(id) = self.whose.remove(&row) {
-            self.kept.remove(&id);
+        if let Some(id) = self.whose.get(&row) {
+            self.drop_one(*id);
+        }
+    }
+
+    fn drop_one(&mut self, id: TaskId) {
+        if let Some(gone) = self.kept.remove(&id) {
+            self.dropped(id, &gone);
+        }
+    }
+
+    fn dropped(&mut self, id: TaskId, gone: &Kept<V>) {
+        self.bytes -= gone.bytes;
+        if self.whose.get(&gone.row) == Some(&id) {
+            self.whose.remove(&gone.row);
         }
     }
 
     fn settle(&mut self) {
-        debug_assert!(!self.pictures || !self.changing.is_empty(), "pictures changed and no task");
-        self.pictures = false;
         if self.changing.is_empty() {
             return;
         }
@@ -115,17 +138,19 @@ impl<V> Shelf<V> {
         }
     }
 
-    fn keep(&mut self, Before(commits): Before, id: TaskId, kept: Kept<V>) {
-        let row = kept.row;
-        if self.changing.contains(&row) || self.committed[stamp(row)] > commits {
+    fn keep(&mut self, before: u64, id: TaskId, kept: Kept<V>) {
+        if self.changing.contains(&kept.row) || self.committed[stamp(kept.row)] > before {
             return;
         }
-        let over = if self.kept.len() == KEPT { self.kept.remove_lru() } else { None };
-        let earlier = self.kept.insert(id, kept);
-        for gone in over.map(|(_, gone)| gone).into_iter().chain(earlier) {
-            self.whose.remove(&gone.row);
+        self.drop_one(id);
+        self.whose.insert(kept.row, id);
+        self.bytes += kept.bytes;
+        self.kept.insert(id, kept);
+        while self.bytes > KEPT
+            && let Some((oldest, gone)) = self.kept.remove_lru()
+        {
+            self.dropped(oldest, &gone);
         }
-        self.whose.insert(row, id);
     }
 }
 
@@ -194,7 +219,7 @@ mod tests {
                     }
                     Step::Keep(reader) => {
                         if let Some((row, before, Some(read))) = readers[reader].take() {
-                            known.keep(before, ids[row], rows[row], read);
+                            known.keep(before, ids[row], rows[row], 1_000, read);
                         }
                     }
                     _ => {}
@@ -208,14 +233,28 @@ mod tests {
 
     #[test]
     fn the_one_looked_at_longest_ago_makes_room() {
-        let known = Known::<usize>::nothing();
-        let clock = SystemClock::start();
-        let ids: Vec<_> = (0..=KEPT).map(|_| TaskId::mint(&clock)).collect();
+        let (known, clock, bytes) = (Known::<usize>::nothing(), SystemClock::start(), LARGE / 2);
+        let ids: Vec<_> = (0..=KEPT / bytes).map(|_| TaskId::mint(&clock)).collect();
         for (n, id) in ids.iter().enumerate() {
-            known.keep(known.before(), *id, i64::try_from(n).unwrap(), n);
+            known.keep(known.before(), *id, i64::try_from(n).unwrap(), bytes, n);
             assert_eq!(known.get(ids[0]), Some(0));
         }
         assert_eq!((known.get(ids[1]), known.get(ids[2])), (None, Some(2)));
-        assert_eq!(known.shelf().whose.len(), KEPT);
+        let large = TaskId::mint(&clock);
+        known.keep(known.before(), large, -1, LARGE + 1, 0);
+        assert_eq!(known.get(large), None);
+        let shelf = known.shelf();
+        assert_eq!((shelf.bytes, shelf.kept.len(), shelf.whose.len()), (KEPT, KEPT / bytes, KEPT / bytes));
+    }
+
+    /// Another program has changed the file, perhaps.
+    #[test]
+    fn nothing_is_believed_for_long() {
+        let (known, id) = (Known::<u64>::nothing(), TaskId::mint(&SystemClock::start()));
+        let before = known.before();
+        let long_ago = Before { at: before.at.checked_sub(HOLDS).unwrap(), ..before };
+        known.keep(long_ago, id, 1, 1_000, 7);
+        assert_eq!(known.get(id), None);
+        assert_eq!(known.shelf().bytes, 0);
     }
 }

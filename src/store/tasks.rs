@@ -195,20 +195,28 @@ impl Store {
         self.rows.tasks.one(&self.db, id.to_string()).await?.map(Task::try_from).transpose()
     }
 
-    /// One task with its pictures, for those who look again and again: what has not changed is not read again.
-    pub async fn look(&self, id: TaskId) -> Result<Option<Arc<Look>>, StoreError> {
+    /// One task with its pictures, if it is `shown`, for those who look again and again: what has not changed is not read
+    /// again. What is not shown takes as long as what is not there.
+    pub async fn look(
+        &self,
+        id: TaskId,
+        shown: impl Fn(&Task) -> bool,
+    ) -> Result<Option<Arc<Look>>, StoreError> {
         let known = self.db.known();
-        if let Some(look) = known.and_then(|known| known.get(id)) {
+        if let Some(look) = known.and_then(|known| known.get(id)).filter(|look| shown(&look.task)) {
             return Ok(Some(look));
         }
         let before = known.map(Known::before);
         let Some(row) = self.rows.tasks.one(&self.db, id.to_string()).await? else { return Ok(None) };
-        let place = row.place;
+        let (place, bytes) = (row.place, row.request.len() + row.state.len());
         let task = Task::try_from(row)?;
+        if !shown(&task) {
+            return Ok(None);
+        }
         let images = if task.phase.terminal() { self.images(id).await? } else { Vec::new() };
         let look = Arc::new(Look { task, images });
         if let (Some(known), Some(before), Some(place)) = (known, before, place) {
-            known.keep(before, id, place, Arc::clone(&look));
+            known.keep(before, id, place, bytes, Arc::clone(&look));
         }
         Ok(Some(look))
     }
