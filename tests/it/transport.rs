@@ -70,7 +70,9 @@ async fn slow_headers_are_cut_and_delay_nobody() {
 /// T1: nor does a stop wait for what will never come.
 #[tokio::test]
 async fn a_stop_does_not_wait_for_headers() {
-    let line = Line::start(Db::Sqlite, Limits { header: PATIENCE * 2, ..Limits::default() }, "").await;
+    let line =
+        Line::start(Db::Sqlite, Limits { header: PATIENCE * 2, idle: PATIENCE * 2, ..Limits::default() }, "")
+            .await;
     let mut half = Vec::new();
     for _ in 0..200 {
         let mut stream = TcpStream::connect(line.address).await.unwrap();
@@ -78,10 +80,9 @@ async fn a_stop_does_not_wait_for_headers() {
         half.push(stream);
     }
     line.well().await;
+    let began = Instant::now();
     line.stop().await;
-    for stream in &mut half {
-        assert_eq!(rest(stream).await, "");
-    }
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
 
 /// Between two requests a connection stays open for longer than a header may take.
