@@ -10,6 +10,7 @@ mod desk;
 mod erase;
 mod fetch;
 mod hand;
+mod pieces;
 pub mod pixels;
 mod place;
 pub mod space;
@@ -120,7 +121,7 @@ impl Blobs {
     pub async fn get(&self, form: impl Into<Form<'_>>, range: Option<GetRange>) -> Result<Opened, BlobError> {
         let options = GetOptions { range, ..GetOptions::default() };
         let result = self.store.get_opts(&form.into().path(), options).await?;
-        Ok(Opened { length: result.meta.size, range: result.range.clone(), body: result.into_stream() })
+        Ok(Opened { length: result.meta.size, range: result.range.clone(), body: pieces::of(result) })
     }
 
     /// Reads a whole picture into memory.
