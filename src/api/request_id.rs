@@ -1,5 +1,5 @@
-//! The outermost of what every request passes: names every request, echoes the name, writes error bodies, logs one line per request and tells of it
-//! as a span.
+//! The outermost of what a request passes: names it, echoes the name, writes error bodies, logs a line and tells of it as a
+//! span.
 
 use std::time::Instant;
 

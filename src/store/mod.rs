@@ -143,7 +143,7 @@ struct Rows {
     tasks: Arc<Gather<tasks::Row>>,
     images: Arc<Gather<Vec<images::Row>>>,
     attempts: Arc<Gather<String>>,
-    places: Arc<Gather<i64>>,
+    ahead: Arc<Gather<i64>>,
 }
 
 impl Default for Rows {
@@ -152,7 +152,7 @@ impl Default for Rows {
             tasks: Gather::by(tasks::read),
             images: Gather::by(images::read),
             attempts: Gather::by(attempts::details),
-            places: Gather::by(queue::near),
+            ahead: Gather::by(queue::near),
         }
     }
 }
@@ -204,7 +204,7 @@ impl Store {
         self.rows.tasks.close().await;
         self.rows.images.close().await;
         self.rows.attempts.close().await;
-        self.rows.places.close().await;
+        self.rows.ahead.close().await;
         self.db.close().await;
     }
 }

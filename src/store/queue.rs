@@ -177,7 +177,7 @@ impl Store {
         if let Some(place) = line.place(&own).filter(|place| *place >= 2 * NEAR) {
             return Ok(place);
         }
-        let near = self.rows.places.one(&self.db, own.1.clone()).await?.unwrap_or_default();
+        let near = self.rows.ahead.one(&self.db, own.1.clone()).await?.unwrap_or_default();
         if near < NEAR {
             return Ok(near);
         }
