@@ -110,13 +110,16 @@ impl Inner {
         Standing { health, open_until, p50: self.observed.record(lane).p50 }
     }
 
-    /// How many more tasks each account may take up, in the order they wait.
-    pub(super) async fn open_lanes(&self) -> Result<BTreeMap<String, usize>, StoreError> {
+    /// How many more tasks each account may take up, counted only when a task is queued: none when none is.
+    pub(super) async fn open_lanes(&self, queued: bool) -> Result<BTreeMap<String, usize>, StoreError> {
         // What may not be sent is not taken up: on a full disk, taking it up to put it back would be two writes each time.
         if self.settings.hold_submissions || self.tight().is_some() {
             return Ok(BTreeMap::new());
         }
         self.look_at_lanes().await?;
+        if !queued {
+            return Ok(BTreeMap::new());
+        }
         // In this order: a task that is being sent meanwhile is counted twice rather than not at all.
         let starting = self.starting();
         let in_flight = self.store.in_flight().await?;

@@ -189,7 +189,7 @@ impl Engine {
     /// Works until nothing is due at the clock's present moment. For tests, which move the clock by hand.
     pub async fn run_until_idle(&self) -> Result<(), StoreError> {
         loop {
-            let mut working = worker::round(&self.inner).await?;
+            let mut working = worker::round(&self.inner).await?.begun;
             working.extend(deliver::round(&self.inner).await?);
             if working.is_empty() {
                 return Ok(());

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Held, Inner, drive};
 use crate::chaos::crash;
+use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
 use crate::domain::task::Phase;
 use crate::store::{Claim, StoreError};
@@ -17,12 +18,20 @@ use crate::store::{Claim, StoreError};
 /// The loop looks again after this long even when nothing told it to.
 const FALLBACK: Duration = Duration::from_secs(1);
 
+/// Rounds begin at least this far apart: what comes due together is claimed together.
+const APART: Duration = Duration::from_millis(4);
+
 /// Claims and works until told to stop.
 pub(super) async fn serve(engine: Arc<Inner>) {
     while !engine.stop.is_cancelled() {
+        let apart = Instant::now() + APART;
         match round(&engine).await {
-            Ok(started) if started.is_empty() => rest(&engine).await,
-            Ok(_) => {}
+            Ok(Round { begun, next }) => {
+                if begun.is_empty() {
+                    rest(&engine, next).await;
+                }
+                tokio::time::sleep_until(apart).await;
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot claim work; trying again");
                 tokio::select! {
@@ -34,15 +43,29 @@ pub(super) async fn serve(engine: Arc<Inner>) {
     }
 }
 
+/// What came of looking for work once.
+#[derive(Default)]
+pub(super) struct Round {
+    /// What was begun.
+    pub begun: Vec<JoinHandle<()>>,
+    /// When more comes due, as far as it is known.
+    pub next: Option<Millis>,
+}
+
 /// Claims once and starts on what it got.
-pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, StoreError> {
+pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
     let room = engine.settings.concurrency.saturating_sub(engine.held().len());
     if room == 0 {
-        return Ok(Vec::new());
+        return Ok(Round::default());
     }
     engine.count_crowd().await?;
     let until = engine.clock.now() + engine.settings.lease;
-    let tasks = engine.store.claim(Claim { until, limit: room, lanes: engine.open_lanes().await? }).await?;
+    let due = engine.store.owing().await?;
+    let lanes = engine.open_lanes(due.queued).await?;
+    let mut tasks = Vec::new();
+    if due.started || due.queued {
+        tasks = engine.store.claim(Claim { until, limit: room, lanes }).await?;
+    }
     if !tasks.is_empty() {
         crash("claim.committed");
     }
@@ -64,12 +87,13 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Vec<JoinHandle<()>>, St
             drive::run(&worker, Box::new(task)).await;
         }))
     });
-    let mut work: Vec<_> = work.collect();
-    for straggler in engine.store.stragglers(until, room).await? {
+    let mut begun: Vec<_> = work.collect();
+    let stragglers = if due.stragglers { engine.store.stragglers(until, room).await? } else { Vec::new() };
+    for straggler in stragglers {
         let worker = Arc::clone(engine);
-        work.push(engine.tracker.spawn(async move { worker.look_for(straggler).await }));
+        begun.push(engine.tracker.spawn(async move { worker.look_for(straggler).await }));
     }
-    Ok(work)
+    Ok(Round { begun, next: due.next })
 }
 
 struct LetGo {
@@ -93,8 +117,7 @@ impl Drop for LetGo {
 }
 
 /// Waits until something may be due.
-async fn rest(engine: &Inner) {
-    let next = engine.store.next_wake().await.ok().flatten();
+async fn rest(engine: &Inner, next: Option<Millis>) {
     let pause =
         next.map_or(FALLBACK, |at| at.since(engine.clock.now()).clamp(Duration::from_millis(5), FALLBACK));
     tokio::select! {

@@ -13,7 +13,7 @@ use crate::domain::id::{FileId, TaskId};
 use crate::domain::key::Limits;
 use crate::domain::task::Task;
 
-const INSERT: &str = concat!(
+pub(super) const INSERT: &str = concat!(
     "INSERT INTO tasks (",
     columns!(),
     ", flow) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,CASE WHEN $10 = 'queued' THEN ",

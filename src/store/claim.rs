@@ -40,6 +40,29 @@ pub(super) const STARTED: [&str; 2] = both!(
 pub(super) const FIRST: [&str; 2] =
     both!("phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank, id LIMIT $3");
 
+/// How many tasks each lane has at its provider.
+pub(super) const IN_FLIGHT: &str = "SELECT lane, COUNT(*) FROM tasks \
+     WHERE phase IN ('submitting', 'waiting', 'reconciling') GROUP BY lane";
+/// When work comes due, each from the end of a small index. Of the queue also what comes later: its first may wait for room.
+pub(super) const OWING: &str = "SELECT (SELECT MIN(wake_at) FROM tasks WHERE wake_at IS NOT NULL AND phase <> 'queued'), \
+     (SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued'), \
+     (SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued' AND wake_at > $1), \
+     (SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by > $1), \
+     (SELECT MIN(look_at) FROM attempts WHERE look_at IS NOT NULL)";
+
+/// What owes work at the moment, and when more does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owing {
+    /// Whether a started task does.
+    pub started: bool,
+    /// Whether a queued one does: there may be no room for it.
+    pub queued: bool,
+    /// Whether an attempt is to be looked for.
+    pub stragglers: bool,
+    /// The first moment, as far as it is known, that is not only a matter of room.
+    pub next: Option<Millis>,
+}
+
 /// What to lease.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -88,10 +111,8 @@ impl Store {
 
     /// How many tasks each lane has at its provider.
     pub async fn in_flight(&self) -> Result<HashMap<String, i64>, StoreError> {
-        const SQL: &str = "SELECT lane, COUNT(*) FROM tasks \
-             WHERE phase IN ('submitting', 'waiting', 'reconciling') GROUP BY lane";
         let counts: Vec<(String, i64)> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(IN_FLIGHT).fetch_all(c).await)?;
         Ok(counts.into_iter().collect())
     }
 
@@ -120,24 +141,19 @@ impl Store {
             .await
     }
 
-    /// The next moment after the present at which a task's time comes, as far as it is known.
-    pub async fn next_wake(&self) -> Result<Option<Millis>, StoreError> {
-        const STARTED: &str =
-            "SELECT MIN(wake_at) FROM tasks WHERE wake_at IS NOT NULL AND phase <> 'queued'";
-        const QUEUED: &str = "SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued' AND wake_at > $1";
-        const UNTIL: &str = "SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by > $1";
-        const STRAGGLER: &str = "SELECT MIN(look_at) FROM attempts WHERE look_at IS NOT NULL";
+    /// What owes work.
+    pub async fn owing(&self) -> Result<Owing, StoreError> {
+        type Row = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
         let now = self.clock.now();
-        let mut reader = self.db.reader().await?;
-        let started: Option<i64> =
-            on!(&mut reader.conn(), c => sqlx::query_scalar(STARTED).fetch_one(c).await)?;
-        let queued: Option<i64> =
-            on!(&mut reader.conn(), c => sqlx::query_scalar(QUEUED).bind(now.0).fetch_one(c).await)?;
-        let until: Option<i64> =
-            on!(&mut reader.conn(), c => sqlx::query_scalar(UNTIL).bind(now.0).fetch_one(c).await)?;
-        let straggler: Option<i64> =
-            on!(&mut reader.conn(), c => sqlx::query_scalar(STRAGGLER).fetch_one(c).await)?;
-        Ok([started, queued, until, straggler].into_iter().flatten().min().map(Millis))
+        let row: Row = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(OWING).bind(now.0).fetch_one(c).await)?;
+        let (started, queued, later, start_by, straggler) = row;
+        let due = |at: Option<i64>| at.is_some_and(|at| at <= now.0);
+        Ok(Owing {
+            started: due(started),
+            queued: due(queued),
+            stragglers: due(straggler),
+            next: [started, later, start_by, straggler].into_iter().flatten().min().map(Millis),
+        })
     }
 }
 

@@ -51,10 +51,12 @@ impl Store {
     }
 }
 
+/// How many tasks a lane has at its provider.
+pub(super) const AT_WORK: &str =
+    "SELECT COUNT(*) FROM tasks WHERE lane = $1 AND phase IN ('submitting', 'waiting', 'reconciling')";
+
 /// Lets one more task through, or says when to look again. Whoever asks next sees this one counted.
 pub(super) async fn pass(conn: &mut Conn<'_>, gate: &Gate, now: Millis) -> Result<(), StoreError> {
-    const AT_WORK: &str =
-        "SELECT COUNT(*) FROM tasks WHERE lane = $1 AND phase IN ('submitting', 'waiting', 'reconciling')";
     let mut state = lock(conn, &gate.lane).await?;
     let admission = state.admit(&gate.model, now);
     if let Admission::Closed(until) = admission {

@@ -50,7 +50,7 @@ pub use audit::AuditFilter;
 pub use backend::Exclusive;
 pub use backlog::Backlog;
 pub use changes::{Changes, Watch};
-pub use claim::Claim;
+pub use claim::{Claim, Owing};
 pub use deliveries::{DeliveryFilter, Due, Leased};
 pub use erase::Erasure;
 pub use events::EventRow;

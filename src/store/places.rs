@@ -35,10 +35,12 @@ impl Store {
     }
 }
 
+/// How many tasks of a key are open.
+pub(super) const OPEN: &str =
+    "SELECT COUNT(*) FROM tasks WHERE key_name = $1 AND finished_at IS NULL AND parent_id IS NULL";
+
 /// After a task of `key` was inserted: fails, which undoes the insert, when more than `most` of the key's tasks are open.
 pub(super) async fn keep_within(conn: &mut Conn<'_>, key: &str, most: u32) -> Result<(), StoreError> {
-    const OPEN: &str =
-        "SELECT COUNT(*) FROM tasks WHERE key_name = $1 AND finished_at IS NULL AND parent_id IS NULL";
     let open: i64 = on!(conn, c => sqlx::query_scalar(OPEN).bind(key).fetch_one(c).await)?;
     if open > i64::from(most) { Err(StoreError::Full) } else { Ok(()) }
 }
