@@ -8,3 +8,6 @@ DROP INDEX IF EXISTS tasks_open;
 CREATE INDEX tasks_open ON tasks (tenant, finished_at, parent_id) WHERE finished_at IS NULL AND parent_id IS NULL;
 DROP INDEX IF EXISTS tasks_open_by_key;
 CREATE INDEX tasks_open_by_key ON tasks (key_name, finished_at, parent_id) WHERE finished_at IS NULL AND parent_id IS NULL;
+-- The same for letters: those of a host that has as many on their way as it may are passed over by the index.
+DROP INDEX IF EXISTS deliveries_due;
+CREATE INDEX deliveries_due ON deliveries (troubled, wake_at, host, state) WHERE state = 'pending';

@@ -65,17 +65,22 @@ pub fn fit(
         fitting.param(offer, name);
     }
     fitting.names(offer);
-    for (name, value) in request.provider_options.get(provider).into_iter().flatten() {
-        let pointer = format!("/provider_options/{provider}/{name}");
-        match route.options.get(name) {
-            Some(param) => fitting.faults.extend(param.rule.fault(&pointer, value)),
-            None => {
-                fitting.faults.push(FieldError::new(pointer, FieldCode::UnknownField, "no such option here"));
-            }
-        }
-    }
+    fitting.faults.extend(option_faults(route, request, provider));
     fitting.cross_rules(offer);
     fitting.finish(offer)
+}
+
+/// What is wrong with the options for `provider`: all its routes have the same ones.
+pub fn option_faults(route: &Route, request: &GenerateRequest, provider: &str) -> Vec<FieldError> {
+    let options = request.provider_options.get(provider).into_iter().flatten();
+    let fault = |(name, value): (&String, &Value)| {
+        let pointer = format!("/provider_options/{provider}/{name}");
+        match route.options.get(name) {
+            Some(param) => param.rule.fault(&pointer, value),
+            None => Some(FieldError::new(pointer, FieldCode::UnknownField, "no such option here")),
+        }
+    };
+    options.filter_map(fault).collect()
 }
 
 struct Fitting {

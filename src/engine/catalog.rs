@@ -9,6 +9,7 @@ use super::allowed::forbidden;
 use super::route::{NoRoute, Plan, Planned, Rejected, Standing, arrange, verdict};
 use crate::domain::catalog::Route;
 use crate::domain::code::Code;
+use crate::domain::fit::option_faults;
 use crate::domain::key::Limits;
 use crate::domain::request::GenerateRequest;
 use crate::domain::task::RouteTaken;
@@ -133,7 +134,7 @@ impl Catalog {
         let optioned =
             request.provider_options.keys().map(|name| (format!("/provider_options/{name}"), name));
         let unknown = listed.chain(optioned).filter(|(_, name)| !self.providers.contains(*name));
-        let errors: Vec<_> = unknown
+        let mut errors: Vec<_> = unknown
             .map(|(pointer, name)| {
                 FieldError::new(
                     pointer,
@@ -142,6 +143,9 @@ impl Catalog {
                 )
             })
             .collect();
+        let optioned = request.provider_options.keys();
+        let routes = optioned.filter_map(|name| self.entries.iter().find(|entry| entry.provider == *name));
+        errors.extend(routes.flat_map(|entry| option_faults(&entry.route, request, &entry.provider)));
         match errors.first() {
             None => Ok(()),
             Some(first) => {
@@ -198,6 +202,7 @@ impl Catalog {
         if request.routing.allow_fallback == Some(false) {
             plan.planned.truncate(1);
         }
+        plan.report_unread();
         plan
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::Inner;
+use super::worker::APART;
 use crate::chaos::crash;
 use crate::domain::clock::Millis;
 use crate::domain::delivery::{Delivery, Schedule, Sequel, TEST_EVENT, Try};
@@ -104,9 +105,14 @@ impl Mail {
 /// Sends until told to stop.
 pub(super) async fn serve(engine: Arc<Inner>) {
     while !engine.stop.is_cancelled() {
+        let apart = Instant::now() + APART;
         match round(&engine).await {
-            Ok(sending) if sending.is_empty() => rest(&engine).await,
-            Ok(_) => {}
+            Ok(sending) => {
+                if sending.is_empty() {
+                    rest(&engine).await;
+                }
+                tokio::time::sleep_until(apart.into()).await;
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot claim webhooks; trying again");
                 tokio::select! {

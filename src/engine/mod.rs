@@ -17,6 +17,7 @@ mod late;
 mod mark;
 mod observed;
 mod offered;
+mod options;
 mod pace;
 mod post;
 mod prepare;

@@ -19,7 +19,7 @@ use crate::store::{Claim, StoreError};
 const FALLBACK: Duration = Duration::from_secs(1);
 
 /// Rounds begin at least this far apart: what comes due together is claimed together.
-const APART: Duration = Duration::from_millis(4);
+pub(super) const APART: Duration = Duration::from_millis(4);
 
 /// Claims and works until told to stop.
 pub(super) async fn serve(engine: Arc<Inner>) {

@@ -71,7 +71,7 @@ mod tests {
             (6, "b009472630d72d14"),
             (7, "49db79575342e435"),
             (8, "70e739fcb55ffbc4"),
-            (9, "b628f42fd0f64e60"),
+            (9, "2311224942abc6dd"),
         ];
         let migrations = migrations();
         for (version, digest) in RELEASED {

@@ -116,6 +116,12 @@ async fn what_is_wrong_is_refused_with_a_pointer(#[values(Db::Sqlite, Db::Postgr
         ("B12 provider", with("routing", json!({"only": ["nope"]})), 422, "/routing/only/0"),
         ("B12 model of another", with("model", json!("piapi_flux/gpt-4o-image")), 422, "/model"),
         ("B12 options", with("provider_options", json!({"nope": {}})), 422, "/provider_options/nope"),
+        (
+            "B12 options of a provider that does not offer the model",
+            with("provider_options", json!({"gpt_image": {"webhook": "https://example.com"}})),
+            422,
+            "/provider_options/gpt_image/webhook",
+        ),
         // B14
         ("B14 late", with("deadline_s", json!(1_000_000_000_000_u64)), 422, "/deadline_s"),
         ("B14 start", with("start_within_s", json!(0)), 422, "/start_within_s"),

@@ -57,6 +57,36 @@ async fn images_go_in_by_flux_and_by_chat(#[values(Db::Sqlite, Db::Postgres)] db
 
 #[rstest]
 #[tokio::test]
+async fn options_that_reach_nobody_are_reported_from_the_first_answer_to_the_last(
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+) {
+    let gateway = Gateway::start(db).await;
+    let mut body = json!({"prompt": "a cat [[sim: picture=64x64]]", "model": "flux-schnell",
+        "provider_options": {"gpt_image": {"stream": true}, "piapi_flux": {"service_mode": "public"}}});
+    let accepted = gateway.generate(&body.to_string()).await;
+    let ended = gateway.settle(accepted["id"].as_str().unwrap()).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+    for task in [&accepted, &ended] {
+        let made = task["adjustments"].as_array().unwrap();
+        assert_eq!(made.len(), 1, "{task}");
+        assert_eq!(
+            (&made[0]["param"], &made[0]["requested"], &made[0]["applied"]),
+            (&json!("/provider_options/gpt_image"), &json!({"stream": true}), &json!(null))
+        );
+    }
+    body["strict"] = true.into();
+    let refused = gateway.post("/generate", &body.to_string()).await;
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json()["code"]),
+        (422, &json!("unservable")),
+        "{}",
+        refused.json()
+    );
+    gateway.stop().await;
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_waiting_caller_gets_the_picture_in_one_answer(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let gateway = Gateway::live(db).await;
     let body = r#"{"prompt":"a little cat","model":"flux-schnell","size":"64x64"}"#;
