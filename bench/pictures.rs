@@ -12,7 +12,7 @@ use crate::figures::Table;
 use crate::speed::{How, Match, floor};
 use crate::watch::Watch;
 use crate::world::World;
-use crate::wrk::script_over;
+use crate::wrk::{cpu_seconds, script_over};
 
 /// How large each picture is.
 const SIZE: usize = 1 << 20;
@@ -30,6 +30,8 @@ pub async fn run(easel: &Path, how: &How, pictures: usize) -> Result<String> {
     world.start().await?;
     let client = Client::of(&world)?;
     let (before, begun) = (world.resident_kib()?, Instant::now());
+    let cpu = || Ok::<_, anyhow::Error>([cpu_seconds(world.process()?)?, cpu_seconds(world.provider())?]);
+    let idle = cpu()?;
     let wish = format!("file_bytes={SIZE} time=0");
     let submitting = stream::iter(0..pictures).map(|n| {
         let (client, wish, webhook) = (client.clone(), wish.clone(), sink.url().to_owned());
@@ -39,6 +41,10 @@ pub async fn run(easel: &Path, how: &How, pictures: usize) -> Result<String> {
     sink.wait_for(pictures, PATIENCE).await;
     let (here, took) = (sink.moments().len(), begun.elapsed().as_secs_f64());
     ensure!(here == pictures, "only {here} of {pictures} pictures are here");
+    let [easel_cpu, simulator_cpu] = {
+        let busy = cpu()?;
+        [0, 1].map(|who| (busy[who] - idle[who]) * 1_000.0 / pictures as f64)
+    };
     let first = client.get(&format!("/tasks/{}", ids[0])).await?;
     let size = first["images"][0]["bytes"].as_f64().context("no picture")?;
 
@@ -68,6 +74,10 @@ pub async fn run(easel: &Path, how: &How, pictures: usize) -> Result<String> {
     table.row(
         "from the first POST to the last webhook; the provider draws them meanwhile",
         format!("{:.0} MiB/s", mib(brought)),
+    );
+    table.row(
+        "CPU for each of them: Easel, the simulator",
+        format!("{easel_cpu:.1} ms, {simulator_cpu:.1} ms"),
     );
     table.at_least("the same ÷ passed on, in bytes", brought / (passed * SIZE as f64), 0.4, "; beyond: 0.6");
     table.row("resident memory before", format!("{:.1} MiB", before as f64 / 1_024.0));

@@ -15,7 +15,7 @@ pub const KEY: &str = "easel_bench_0123456789abcdef";
 pub struct World {
     easel: PathBuf,
     folder: tempfile::TempDir,
-    _simulator: Process,
+    simulator: Process,
     simulator_url: String,
     store: String,
     ports: Vec<u16>,
@@ -42,7 +42,7 @@ impl World {
         Ok(Self {
             easel: easel.to_owned(),
             folder,
-            _simulator: simulator,
+            simulator,
             simulator_url: format!("http://{at}"),
             store,
             ports: (0..count).map(|_| free_port()).collect::<Result<_>>()?,
@@ -136,6 +136,11 @@ impl World {
     /// Where the gateway listens.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
+    }
+
+    /// The simulator's process.
+    pub fn provider(&self) -> u32 {
+        self.simulator.id()
     }
 
     /// Where the simulator listens.

@@ -14,6 +14,8 @@ use super::webhook::MAX_BODY;
 pub const TEST_EVENT: &str = "webhook.test";
 /// How many tries a delivery remembers.
 const REMEMBERED: usize = 20;
+/// The longest name that can be looked up (253 bytes, RFC 1035), a colon and a port.
+const MAX_HOST: usize = 260;
 /// The longest a receiver may ask us to stay away.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -132,11 +134,13 @@ impl Delivery {
         }
     }
 
-    /// Host and port it goes to.
+    /// Host and port it goes to; of a name too long to be looked up, the beginning.
     pub fn host(&self) -> String {
         let url = url::Url::parse(&self.url).ok();
         let host = url.as_ref().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
-        host.map(|(host, port)| format!("{host}:{port}")).unwrap_or_default()
+        let mut host = host.map(|(host, port)| format!("{host}:{port}")).unwrap_or_default();
+        host.truncate(MAX_HOST);
+        host
     }
 
     /// Whose secret it is signed with: the endpoint's, or the tenant's where a request named the address.

@@ -66,6 +66,7 @@ pub fn fit(
     }
     fitting.names(offer);
     fitting.faults.extend(option_faults(route, request, provider));
+    fitting.options(route, offer, provider);
     fitting.cross_rules(offer);
     fitting.finish(offer)
 }
@@ -185,6 +186,23 @@ impl Fitting {
         }
     }
 
+    /// Options that other kinds of work have are left out.
+    fn options(&mut self, route: &Route, offer: &Offer, provider: &str) {
+        let Some(options) = self.request.provider_options.get_mut(provider) else { return };
+        let mut dropped = Vec::new();
+        options.retain(|name, value| {
+            let only = route.options.get(name).map(|param| param.operations.as_slice()).unwrap_or_default();
+            let has = only.is_empty() || only.contains(&offer.operation);
+            if !has {
+                dropped.push((format!("/provider_options/{provider}/{name}"), value.take()));
+            }
+            has
+        });
+        for (pointer, asked) in dropped {
+            self.adjust(&pointer, asked, Value::Null, "this kind of work has no such option");
+        }
+    }
+
     fn cross_rules(&mut self, offer: &Offer) {
         if offer.rules.is_empty() {
             return;
@@ -289,6 +307,8 @@ mod tests {
         loras = { type = 'names', min = 1, max = 1, carriers = ['url'], known = ['mjv6'], required = true }
         [options.k]
         mode = { type = 'choice', values = ['public', 'private'] }
+        drawn = { type = 'boolean', operations = ['text_to_image'] }
+        painted = { type = 'boolean', operations = ['edit'] }
         [[routes]]
         kind = 'k'
         model = 'm'
@@ -309,6 +329,20 @@ mod tests {
         assert_eq!((fit.request.seed, fit.request.steps, fit.calls), (None, Some(20), 1));
         assert_eq!(fit.adjustments.len(), 1);
         assert_eq!(fit.adjustments[0].param, "/seed");
+    }
+
+    #[test]
+    fn an_option_of_other_work_is_dropped_and_reported() {
+        let body = r#"{"prompt":"x","provider_options":{"p":{"mode":"public","drawn":true,"painted":true}}"#;
+        let fit = try_fit(0, &format!("{body}}}")).unwrap();
+        assert_eq!(fit.request.provider_options["p"].keys().collect::<Vec<_>>(), ["drawn", "mode"]);
+        assert_eq!(fit.adjustments.len(), 1);
+        assert_eq!(
+            (fit.adjustments[0].param.as_str(), &fit.adjustments[0].requested, &fit.adjustments[0].applied),
+            ("/provider_options/p/painted", &Value::Bool(true), &Value::Null)
+        );
+        let faults = try_fit(0, &format!(r#"{body},"strict":true}}"#)).unwrap_err();
+        assert_eq!(faults[0].pointer, "/provider_options/p/painted");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::request::{Background, GenerateRequest, Quality};
+use super::request::{Background, GenerateRequest, Operation, Quality};
 use super::size::Size;
 use super::validate::{FieldCode, FieldError};
 
@@ -128,6 +128,9 @@ pub struct Param {
     /// What the provider takes when it is absent, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<Value>,
+    /// Of an option: the only kinds of work that have it; absent for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Operation>,
     /// What else is known of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -20,6 +20,8 @@ pub const MAX_URL: usize = 2_048;
 pub const MAX_SEED: i64 = (1 << 53) - 1;
 /// The most metadata, in bytes of keys and values together.
 pub const MAX_METADATA: usize = 4_096;
+/// The most options of providers, in bytes of JSON: they are shown in every answer about the task.
+pub const MAX_OPTIONS: usize = 4_096;
 /// The longest deadline, in seconds.
 pub const MAX_DEADLINE_S: u32 = 86_400;
 
@@ -68,6 +70,7 @@ impl GenerateRequest {
         let mut faults = Faults::default();
         self.check_texts(&mut faults);
         self.check_numbers(&mut faults);
+        self.check_options(&mut faults);
         self.check_images(&mut faults);
         faults.0.extend(self.webhook.as_ref().and_then(|webhook| webhook.fault("/webhook")));
         if let (Some(size), Some(ratio)) = (self.size, self.aspect_ratio)
@@ -98,6 +101,13 @@ impl GenerateRequest {
                 FieldCode::TooLong,
                 format!("at most {MAX_METADATA} bytes of keys and values"),
             );
+        }
+    }
+
+    fn check_options(&self, faults: &mut Faults) {
+        let size = serde_json::to_string(&self.provider_options).unwrap_or_default().len();
+        if size > MAX_OPTIONS {
+            faults.add("/provider_options", FieldCode::TooLong, format!("at most {MAX_OPTIONS} bytes"));
         }
     }
 

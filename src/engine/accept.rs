@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::crowd::no_place;
-use super::route::{NoRoute, Plan};
+use super::route::{NoRoute, Plan, verdict};
 use super::spend::{keep_priced, reservation};
 use super::{Engine, Inner};
 use crate::chaos::{crash, planted};
@@ -132,20 +132,17 @@ impl Engine {
         idempotency_key: Option<String>,
         fingerprint: String,
     ) -> Result<Acceptance, Refusal> {
-        let mut plan = self.plan(&caller, &request).map_err(Refusal::NoRoute)?;
         let trace = trace::here().place();
         let key = Origin { caller, idempotency: idempotency_key, fingerprint, trace };
-        let unpriced = if key.caller.limits.budgeted() { keep_priced(&mut plan) } else { None };
-        if let Some(refusal) = unpriced.or_else(|| self.inner.no_room(&key, &plan)) {
-            // What was taken in before is answered, however full the house is.
-            return match (refusal, &key.idempotency) {
-                (refusal, None) => Err(refusal),
-                (refusal, Some(idempotency)) => {
-                    let earlier = self.replay(&key.caller.tenant, idempotency, &key.fingerprint).await?;
-                    earlier.ok_or(refusal)
-                }
-            };
-        }
+        let plan = match self.inner.plan_for(&key, &request) {
+            Ok(plan) => plan,
+            // What was taken in before is answered, however full the house is and whatever it would take in today.
+            Err(refusal) => {
+                let Some(idempotency) = &key.idempotency else { return Err(refusal) };
+                let earlier = self.replay(&key.caller.tenant, idempotency, &key.fingerprint).await?;
+                return earlier.ok_or(refusal);
+            }
+        };
         let (tenant, limits) = (key.caller.tenant.clone(), Arc::clone(&key.caller.limits));
         let most = limits.concurrent_tasks;
         let (task, parts) = self.inner.divide(key, plan)?;
@@ -194,6 +191,20 @@ impl Inner {
     fn plan(&self, limits: &Limits, request: &GenerateRequest) -> Result<Plan, NoRoute> {
         let now = self.clock.now();
         self.catalog().plan(request, limits, &|lane, model| self.standing(lane, model, now))
+    }
+
+    /// Which routes a caller's task may take, if there is room for it.
+    fn plan_for(&self, key: &Origin, request: &GenerateRequest) -> Result<Plan, Refusal> {
+        let limits = &key.caller.limits;
+        let mut plan = self.plan(limits, request).map_err(Refusal::NoRoute)?;
+        if limits.budgeted() {
+            keep_priced(&mut plan).map_or(Ok(()), Err)?;
+            plan.report_unread(request);
+            if plan.planned.is_empty() {
+                return Err(Refusal::NoRoute(verdict(&plan.rejected)));
+            }
+        }
+        self.no_room(key, &plan).map_or(Ok(plan), Err)
     }
 
     /// The task for a plan. Where one upstream call cannot make all pictures, the work is divided into parts, each a task

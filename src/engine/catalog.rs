@@ -100,10 +100,10 @@ impl Catalog {
             return Err(forbidden(format!("this key may not ask for {asked:?}")));
         }
         if let Some(alias) = self.aliases.get(asked) {
-            return self.plan_model(&alias.model, &alias.fill(request), standing);
+            return self.plan_model(&alias.model, &alias.fill(request), request, standing);
         }
         if asked != "auto" {
-            return self.plan_model(asked, request, standing);
+            return self.plan_model(asked, request, request, standing);
         }
         let mut plans = Vec::new();
         let allowed: Vec<_> =
@@ -112,10 +112,9 @@ impl Catalog {
             return Err(forbidden("this key may ask for none of the models that \"auto\" tries".to_owned()));
         }
         for model in allowed {
-            let request =
-                self.aliases.get(model).map_or_else(|| request.clone(), |alias| alias.fill(request));
+            let filled = self.aliases.get(model).map_or_else(|| request.clone(), |alias| alias.fill(request));
             let model = self.aliases.get(model).map_or(model, |alias| &alias.model);
-            let plan = self.consider(model, &request, standing);
+            let plan = self.consider(model, &filled, request, standing);
             if !plan.planned.is_empty() {
                 return Ok(plan);
             }
@@ -158,6 +157,7 @@ impl Catalog {
         &self,
         model: &str,
         request: &GenerateRequest,
+        asked: &GenerateRequest,
         standing: Stand<'_>,
     ) -> Result<Plan, NoRoute> {
         if self.named(model).is_empty() {
@@ -178,11 +178,18 @@ impl Catalog {
             let errors = vec![FieldError::new("/model", field, &detail)];
             return Err(NoRoute { code, detail, errors });
         }
-        let plan = self.consider(model, request, standing);
+        let plan = self.consider(model, request, asked, standing);
         if plan.planned.is_empty() { Err(verdict(&plan.rejected)) } else { Ok(plan) }
     }
 
-    fn consider(&self, model: &str, request: &GenerateRequest, standing: Stand<'_>) -> Plan {
+    /// Every route of a model, for a request that an alias may have added to; `asked` is the caller's own.
+    fn consider(
+        &self,
+        model: &str,
+        request: &GenerateRequest,
+        asked: &GenerateRequest,
+        standing: Stand<'_>,
+    ) -> Plan {
         let mut plan = Plan { request: request.clone(), ..Plan::default() };
         for entry in self.ordered(model, request) {
             match entry.offer(request, self.reachable) {
@@ -202,7 +209,7 @@ impl Catalog {
         if request.routing.allow_fallback == Some(false) {
             plan.planned.truncate(1);
         }
-        plan.report_unread();
+        plan.report_unread(asked);
         plan
     }
 

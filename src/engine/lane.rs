@@ -110,7 +110,8 @@ impl Inner {
         Standing { health, open_until, p50: self.observed.record(lane).p50 }
     }
 
-    /// How many more tasks each account may take up, counted only when a task is queued: none when none is.
+    /// How many more tasks each account may take up, counted only when a task is `queued` that could be. Reads the accounts'
+    /// state again either way.
     pub(super) async fn open_lanes(&self, queued: bool) -> Result<BTreeMap<String, usize>, StoreError> {
         // What may not be sent is not taken up: on a full disk, taking it up to put it back would be two writes each time.
         if self.settings.hold_submissions || self.tight().is_some() {

@@ -1,6 +1,4 @@
-//! What becomes of `provider_options` that reach nobody.
-
-use std::collections::HashSet;
+//! What becomes of `provider_options` that can reach nobody.
 
 use super::route::{Plan, Rejected};
 use crate::domain::code::Code;
@@ -9,20 +7,36 @@ use crate::domain::request::GenerateRequest;
 use crate::domain::validate::{FieldCode, FieldError};
 
 impl Plan {
-    /// Says on each route which options reach nobody; a caller who wants all or nothing gets nothing.
-    pub(super) fn report_unread(&mut self) {
-        let unread = unread(&self.request, self.planned.iter().map(|one| one.taken.provider.as_str()));
+    /// Says on each route which of the caller's own options are for providers that the request cannot go to; a caller who
+    /// wants all or nothing gets nothing. To be said again when routes have gone.
+    pub(super) fn report_unread(&mut self, asked: &GenerateRequest) {
+        let planned = |provider: &str| self.planned.iter().any(|one| one.taken.provider == provider);
+        let unread = asked
+            .provider_options
+            .iter()
+            .filter(|(provider, options)| !options.is_empty() && !planned(provider));
+        let unread: Vec<_> = unread
+            .map(|(provider, options)| Adjustment {
+                param: format!("/provider_options/{provider}"),
+                requested: options.clone().into(),
+                applied: serde_json::Value::Null,
+                reason: "the request cannot go to this provider".to_owned(),
+            })
+            .collect();
         if unread.is_empty() {
             return;
         }
-        if !self.request.strict {
-            self.planned.iter_mut().for_each(|one| one.adjustments.extend(unread.iter().cloned()));
+        if !asked.strict {
+            for one in &mut self.planned {
+                one.adjustments.retain(|made| !is_unread(made));
+                one.adjustments.extend(unread.iter().cloned());
+            }
             return;
         }
-        let reasons: Vec<_> = unread
-            .into_iter()
-            .map(|one| FieldError::new(one.param, FieldCode::Unsupported, format!("strict: {}", one.reason)))
-            .collect();
+        let reasons = unread.into_iter().map(|made| {
+            FieldError::new(made.param, FieldCode::Unsupported, format!("strict: {}", made.reason))
+        });
+        let reasons: Vec<_> = reasons.collect();
         self.rejected.extend(self.planned.drain(..).map(|one| Rejected {
             provider: one.taken.provider,
             provider_model: one.taken.provider_model,
@@ -32,20 +46,9 @@ impl Plan {
     }
 }
 
-/// Options of providers that the request is never sent to: it can go to `tried` alone.
-pub(super) fn unread<'a>(
-    request: &GenerateRequest,
-    tried: impl IntoIterator<Item = &'a str>,
-) -> Vec<Adjustment> {
-    let tried: HashSet<&str> = tried.into_iter().collect();
-    let unread = request.provider_options.iter().filter(|(provider, _)| !tried.contains(provider.as_str()));
-    let report = |(provider, options): (&String, &serde_json::Map<_, _>)| Adjustment {
-        param: format!("/provider_options/{provider}"),
-        requested: options.clone().into(),
-        applied: serde_json::Value::Null,
-        reason: "this request is not sent to that provider".to_owned(),
-    };
-    unread.map(report).collect()
+/// Whether it says that all options for a provider reach nobody: a matter of all routes together, not of one.
+pub(super) fn is_unread(made: &Adjustment) -> bool {
+    made.param.strip_prefix("/provider_options/").is_some_and(|rest| !rest.contains('/'))
 }
 
 #[cfg(test)]
@@ -55,7 +58,7 @@ mod tests {
     use super::*;
     use crate::domain::catalog::read;
     use crate::domain::key::Limits;
-    use crate::engine::catalog::{Catalog, Entry};
+    use crate::engine::catalog::{Alias, Catalog, Entry};
     use crate::engine::route::{NoRoute, Standing};
 
     const TOML: &str = "
@@ -80,9 +83,12 @@ mod tests {
             let routes = read(TOML, provider).unwrap().into_iter();
             routes.map(move |route| Entry { provider: provider.into(), route })
         };
+        let both = serde_json::json!({"provider_options": {"a": {"mode": "slow"}, "b": {"steps": 2}}});
+        let alias = Alias { model: "small".into(), defaults: both.as_object().unwrap().clone() };
         let catalog = Catalog {
             entries: entries("a").chain(entries("b")).collect(),
             providers: ["a", "b", "off"].map(str::to_owned).into(),
+            aliases: [("alias".to_owned(), alias)].into(),
             default_models: vec!["small".into(), "large".into()],
             ..Catalog::default()
         };
@@ -94,6 +100,8 @@ mod tests {
     #[case::its_own(r#""model":"small","provider_options":{"a":{"mode":"fast"}}"#, &[])]
     #[case::anothers(r#""model":"small","provider_options":{"b":{"steps":2}}"#, &["/provider_options/b"])]
     #[case::one_that_is_off(r#""model":"small","provider_options":{"off":{"x":2}}"#, &["/provider_options/off"])]
+    #[case::nothing_at_all(r#""model":"small","provider_options":{"b":{}}"#, &[])]
+    #[case::the_operators_own(r#""model":"alias""#, &[])]
     #[case::of_auto(r#""provider_options":{"a":{},"b":{"steps":2}}"#, &["/provider_options/b"])]
     fn what_reaches_nobody_is_reported(#[case] extra: &str, #[case] reported: &[&str]) {
         let plan = plan(extra).unwrap();

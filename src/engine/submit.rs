@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::lane::{Way, outcome};
-use super::options::unread;
+use super::options::is_unread;
 use super::retry::failure;
 use super::route::Planned;
 use super::save::Step;
@@ -74,10 +74,8 @@ impl Inner {
         attempt.token_hash = hook.as_ref().map(|hook| hook.token_hash.clone());
         let callback = hook.map(|hook| Callback { url: hook.url, secret: hook.secret });
         task.state.effective = effective(&planned.request);
-        task.state.adjustments = planned.adjustments.clone();
-        let candidates = task.state.candidates.iter().map(|one| one.route.provider.as_str());
-        let unread = unread(&task.request, candidates);
-        task.state.adjustments.extend(unread);
+        task.state.adjustments.retain(is_unread);
+        task.state.adjustments.extend(planned.adjustments.iter().cloned());
         task.state.cost.estimated = planned.price;
         let leased = Instant::now();
         let (provider, model) = (planned.taken.provider.clone(), planned.taken.provider_model.clone());

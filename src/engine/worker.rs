@@ -63,7 +63,7 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
     let due = engine.store.owing().await?;
     let lanes = engine.open_lanes(due.queued).await?;
     let mut tasks = Vec::new();
-    if due.started || due.queued {
+    if due.tasks || !lanes.is_empty() {
         tasks = engine.store.claim(Claim { until, limit: room, lanes }).await?;
     }
     if !tasks.is_empty() {

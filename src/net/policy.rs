@@ -10,6 +10,9 @@ use url::{Host, Url};
 
 use crate::domain::validate::MAX_URL;
 
+/// The longest name that can be looked up, in bytes (RFC 1035).
+const MAX_NAME: usize = 253;
+
 /// The address may not be reached. Its text is the same whatever the reason, which is for the log alone.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the URL is not allowed")]
@@ -77,6 +80,7 @@ impl Policy {
         match url.host() {
             Some(Host::Ipv4(ip)) => self.admit(ip.into())?,
             Some(Host::Ipv6(ip)) => self.admit(ip.into())?,
+            Some(Host::Domain(name)) if name.len() > MAX_NAME => return Err(Refused("host name too long")),
             Some(Host::Domain(name)) if !name.is_empty() => {}
             _ => return Err(Refused("no host")),
         }
@@ -251,6 +255,8 @@ mod tests {
         }
         assert!(refused(&Policy::default(), "http://example.com"), "plain http is closed unless opened");
         assert!(refused(&policy, &format!("https://example.com/{}", "x".repeat(MAX_URL))));
+        assert!(refused(&policy, &format!("https://{}com/", "label.".repeat(42))));
+        assert!(!refused(&policy, &format!("https://{}com/", "label.".repeat(41))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::domain::id::TaskId;
 use crate::domain::task::Task;
 
 macro_rules! claim {
-    ($which:literal, $lock:literal) => {
+    ($which:expr, $lock:literal) => {
         concat!(
             "UPDATE tasks SET wake_at = $1, version = version + 1 WHERE id IN (SELECT id FROM tasks WHERE ",
             $which,
@@ -23,8 +23,14 @@ macro_rules! claim {
     };
 }
 macro_rules! both {
-    ($which:literal) => {
+    ($which:expr) => {
         [claim!($which, ""), claim!($which, " FOR UPDATE SKIP LOCKED")]
+    };
+}
+/// Started tasks that owe work, and can be worked on: those in a phase that only a newer version knows cannot.
+macro_rules! started {
+    () => {
+        "wake_at IS NOT NULL AND phase <> 'queued' AND phase IN ('submitting', 'waiting', 'reconciling', 'gathering', 'storing')"
     };
 }
 
@@ -32,10 +38,8 @@ macro_rules! both {
 pub(super) const LATE: [&str; 2] =
     both!("phase = 'queued' AND start_by <= $2 AND wake_at <= $2 ORDER BY start_by LIMIT $3");
 /// Leases started tasks whose time has come.
-pub(super) const STARTED: [&str; 2] = both!(
-    "wake_at IS NOT NULL AND phase <> 'queued' AND wake_at <= $2 \
-     AND phase IN ('submitting', 'waiting', 'reconciling', 'gathering', 'storing') ORDER BY wake_at LIMIT $3"
-);
+pub(super) const STARTED: [&str; 2] =
+    both!(concat!(started!(), " AND wake_at <= $2 ORDER BY wake_at LIMIT $3"));
 /// Leases the first in a lane's line.
 pub(super) const FIRST: [&str; 2] =
     both!("phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank, id LIMIT $3");
@@ -43,23 +47,28 @@ pub(super) const FIRST: [&str; 2] =
 /// How many tasks each lane has at its provider.
 pub(super) const IN_FLIGHT: &str = "SELECT lane, COUNT(*) FROM tasks \
      WHERE phase IN ('submitting', 'waiting', 'reconciling') GROUP BY lane";
-/// When work comes due, each from the end of a small index. Of the queue also what comes later: its first may wait for room.
-pub(super) const OWING: &str = "SELECT (SELECT MIN(wake_at) FROM tasks WHERE wake_at IS NOT NULL AND phase <> 'queued'), \
-     (SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued'), \
+/// When work comes due, each from the end of a small index: of started tasks; of the queue at all, later than now, too late
+/// to start, and later too late; of attempts to look for.
+pub(super) const OWING: &str = concat!(
+    "SELECT (SELECT MIN(wake_at) FROM tasks WHERE ",
+    started!(),
+    "), (SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued'), \
      (SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued' AND wake_at > $1), \
+     (SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by <= $1 AND wake_at <= $1), \
      (SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by > $1), \
-     (SELECT MIN(look_at) FROM attempts WHERE look_at IS NOT NULL)";
+     (SELECT MIN(look_at) FROM attempts WHERE look_at IS NOT NULL)"
+);
 
 /// What owes work at the moment, and when more does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owing {
-    /// Whether a started task does.
-    pub started: bool,
+    /// Whether a task does wherever there is room: one that was started, or one that is too late to start.
+    pub tasks: bool,
     /// Whether a queued one does: there may be no room for it.
     pub queued: bool,
     /// Whether an attempt is to be looked for.
     pub stragglers: bool,
-    /// The first moment, as far as it is known, that is not only a matter of room.
+    /// The first moment, past or to come, as far as it is known; queued tasks that only wait for room are left out.
     pub next: Option<Millis>,
 }
 
@@ -143,13 +152,13 @@ impl Store {
 
     /// What owes work.
     pub async fn owing(&self) -> Result<Owing, StoreError> {
-        type Row = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+        type Row = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
         let now = self.clock.now();
         let row: Row = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(OWING).bind(now.0).fetch_one(c).await)?;
-        let (started, queued, later, start_by, straggler) = row;
+        let (started, queued, later, late, start_by, straggler) = row;
         let due = |at: Option<i64>| at.is_some_and(|at| at <= now.0);
         Ok(Owing {
-            started: due(started),
+            tasks: due(started) || late.is_some(),
             queued: due(queued),
             stragglers: due(straggler),
             next: [started, later, start_by, straggler].into_iter().flatten().min().map(Millis),

@@ -131,6 +131,16 @@ pub(super) fn put(script: &mut Script, owed: &Delivery) {
     script.bind(i64::from(owed.tries)).bind(owed.created_at.0).bind(owed.wake_at.map(|at| at.0));
 }
 
+/// Letters that are due and first in their line, without those of so many hosts.
+pub(super) fn due(full: usize) -> String {
+    let places: Vec<String> = (4..4 + full).map(|place| format!("${place}")).collect();
+    let but = if full == 0 { String::new() } else { format!("AND d.host NOT IN ({}) ", places.join(",")) };
+    format!(
+        "SELECT d.id, d.host FROM deliveries d WHERE d.state = 'pending' AND d.troubled = $1 AND d.wake_at <= $2 \
+         {but}AND {NEXT_IN_LINE} ORDER BY d.wake_at LIMIT $3"
+    )
+}
+
 impl Store {
     /// Owes one letter that belongs to no task's step: a test.
     pub async fn owe(&self, owed: Delivery) -> Result<(), StoreError> {
@@ -157,16 +167,7 @@ impl Store {
     /// Letters that are due and first in their line, longest due first: those in trouble, or all others. Hosts in `full`
     /// are left out.
     pub async fn due(&self, troubled: bool, full: &[String], limit: usize) -> Result<Vec<Due>, StoreError> {
-        let places: Vec<String> = (4..4 + full.len()).map(|place| format!("${place}")).collect();
-        let but = if full.is_empty() {
-            String::new()
-        } else {
-            format!("AND d.host NOT IN ({}) ", places.join(","))
-        };
-        let sql = format!(
-            "SELECT d.id, d.host FROM deliveries d WHERE d.state = 'pending' AND d.troubled = $1 AND d.wake_at <= $2 \
-             {but}AND {NEXT_IN_LINE} ORDER BY d.wake_at LIMIT $3"
-        );
+        let sql = due(full.len());
         let now = self.clock.now().0;
         Ok(on!(&mut self.db.reader().await?.conn(), c => {
             // The text holds nothing but numbered places.

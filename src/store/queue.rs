@@ -85,6 +85,10 @@ pub(super) const AHEAD: &str = "SELECT id, (SELECT COUNT(*) FROM (SELECT 1 FROM 
      AND (other.queue_rank < task.queue_rank OR other.id < task.id) LIMIT 200) AS before_it) \
      FROM tasks AS task WHERE id IN ({ids})";
 
+/// How many tasks of each tenant are open.
+pub(super) const OPEN_TASKS: &str =
+    "SELECT tenant, COUNT(*) FROM tasks WHERE finished_at IS NULL AND parent_id IS NULL GROUP BY tenant";
+
 /// How the lines looked lately.
 #[derive(Default)]
 pub(super) struct Lines(Mutex<HashMap<String, Arc<Line>>>);
@@ -187,9 +191,8 @@ impl Store {
 
     /// How many tasks of each tenant have not ended.
     pub async fn open_tasks(&self) -> Result<HashMap<String, i64>, StoreError> {
-        const SQL: &str = "SELECT tenant, COUNT(*) FROM tasks WHERE finished_at IS NULL AND parent_id IS NULL GROUP BY tenant";
         let counts: Vec<(String, i64)> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(OPEN_TASKS).fetch_all(c).await)?;
         Ok(counts.into_iter().collect())
     }
 }

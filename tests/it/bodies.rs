@@ -122,6 +122,12 @@ async fn what_is_wrong_is_refused_with_a_pointer(#[values(Db::Sqlite, Db::Postgr
             422,
             "/provider_options/gpt_image/webhook",
         ),
+        (
+            "B12 many options",
+            with("provider_options", json!({"piapi_flux": {"service_mode": "x".repeat(4096)}})),
+            422,
+            "/provider_options",
+        ),
         // B14
         ("B14 late", with("deadline_s", json!(1_000_000_000_000_u64)), 422, "/deadline_s"),
         ("B14 start", with("start_within_s", json!(0)), 422, "/start_within_s"),

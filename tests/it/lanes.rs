@@ -83,6 +83,30 @@ async fn no_more_tasks_are_at_a_provider_than_may_be(#[values(Db::Sqlite, Db::Po
     gateway.stop().await;
 }
 
+/// While every place is taken nothing is claimed; what may not wait any longer ends all the same.
+#[rstest]
+#[tokio::test]
+async fn who_waits_behind_a_full_account_does_not_wait_for_ever(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::only(db, &narrow(1, false)).await;
+    gateway.generate(&body("long [[sim: time=600]]", FLUX)).await;
+    gateway.app.engine.run_until_idle().await.unwrap();
+    let hasty = json!({"prompt": "hasty", "model": FLUX, "size": "64x64", "start_within_s": 30});
+    let hasty = gateway.generate(&hasty.to_string()).await["id"].as_str().unwrap().to_owned();
+    let owing = gateway.app.store.owing().await.unwrap();
+    assert!(owing.queued && !owing.tasks && owing.next.is_some(), "{owing:?}");
+    gateway.clock.advance(Duration::from_secs(29));
+    gateway.app.engine.run_until_idle().await.unwrap();
+    assert_eq!(gateway.task(&hasty).await["status"], "queued");
+    gateway.clock.advance(Duration::from_secs(1));
+    gateway.app.engine.run_until_idle().await.unwrap();
+    let ended = gateway.task(&hasty).await;
+    assert_eq!(
+        (ended["error"]["code"].as_str(), ended["cost"]["billed"].as_str(), gateway.receptions()),
+        (Some("deadline_exceeded"), Some("no"), 1)
+    );
+    gateway.stop().await;
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_failing_account_is_left_alone_until_one_task_finds_it_well(

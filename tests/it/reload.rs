@@ -132,6 +132,30 @@ async fn a_wrong_configuration_changes_nothing_and_every_problem_is_listed(
     gateway.stop().await;
 }
 
+/// A caller whose answer was lost asks again, whatever is on offer by then: the task is there.
+#[rstest]
+#[tokio::test]
+async fn what_would_not_be_taken_in_today_is_replayed(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let alias = "[models.swift]\nmodel = \"flux-schnell\"\n";
+    let gateway = Gateway::configured(db, alias).await;
+    let send = async |key: &str| {
+        let body = r#"{"prompt":"x","model":"swift","size":"64x64"}"#;
+        gateway.send(Method::POST, "/generate", &[("idempotency-key", key)], Some(body)).await
+    };
+    let first = send("once").await;
+    assert_eq!(first.status, StatusCode::ACCEPTED);
+    edit(&gateway, |text| text.replace(alias, ""));
+    gateway.clock.advance(Duration::from_millis(1));
+    reload(&gateway).await;
+    let again = send("once").await;
+    assert_eq!(
+        (again.header("idempotency-replayed"), &again.json()["id"]),
+        (Some("true"), &first.json()["id"])
+    );
+    assert_eq!(send("another").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    gateway.stop().await;
+}
+
 /// A call that is under way ends with the key it began with: its account is exchanged only for those that come after.
 #[tokio::test]
 async fn a_call_under_way_keeps_its_key() {

@@ -165,17 +165,14 @@ fn parameters(job: &Job<'_>) -> Vec<(&'static str, Value)> {
 }
 
 fn generation(job: &Job<'_>) -> Value {
-    let parameters = parameters(job).into_iter().filter(|(name, _)| *name != "input_fidelity");
+    let parameters = parameters(job).into_iter();
     parameters.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
 }
 
 fn edit(job: &Job<'_>) -> Wire {
     let plain = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let mut parts: Vec<Part> = parameters(job)
-        .into_iter()
-        .filter(|(name, _)| *name != "moderation")
-        .map(|(name, value)| Part::text(name, plain(value)))
-        .collect();
+    let mut parts: Vec<Part> =
+        parameters(job).into_iter().map(|(name, value)| Part::text(name, plain(value))).collect();
     let images = job.inputs.images.iter().map(|image| ("image", image));
     for (name, input) in images.chain(job.inputs.mask.iter().map(|mask| ("mask", mask))) {
         // The catalogue says multipart, so inputs come as bytes.
