@@ -80,7 +80,8 @@ pub struct GenerateRequest {
     /// Which providers may serve this, in which order, at what cost.
     #[serde(default, skip_serializing_if = "is_default")]
     pub routing: Routing,
-    /// Options only one provider knows, by provider id; allow-listed by the catalogue.
+    /// Options only one provider knows, by provider id; allow-listed by the catalogue, 4 KiB in all. Those for a provider that
+    /// the request cannot go to are reported in `adjustments`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = Object, example = json!({"piapi_flux": {"service_mode": "public"}}))]
     pub provider_options: BTreeMap<String, Map<String, Value>>,
