@@ -123,7 +123,7 @@ impl Catalog {
         Err(verdict(&plans))
     }
 
-    /// A provider id nobody has configured is a slip of the pen, not a wish to be passed over.
+    /// A provider id nobody has configured, or an option a provider has not, is a slip of the pen, not a wish to be passed over.
     fn check_providers(&self, request: &GenerateRequest) -> Result<(), NoRoute> {
         let routing = &request.routing;
         let lists = [("only", &routing.only), ("order", &routing.order), ("ignore", &routing.ignore)];

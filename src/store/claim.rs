@@ -1,7 +1,7 @@
 //! Leasing: the table is the queue. What is due is claimed by moving its `wake_at` to the end of a lease, so that a dead
 //! worker's task becomes due again by itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::backend::{Conn, on};
 use super::script::Script;
@@ -44,9 +44,6 @@ pub(super) const STARTED: [&str; 2] =
 pub(super) const FIRST: [&str; 2] =
     both!("phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank, id LIMIT $3");
 
-/// How many tasks each lane has at its provider.
-pub(super) const IN_FLIGHT: &str = "SELECT lane, COUNT(*) FROM tasks \
-     WHERE phase IN ('submitting', 'waiting', 'reconciling') GROUP BY lane";
 /// When work comes due, each from the end of a small index: of started tasks; of the queue at all, later than now, too late
 /// to start, and later too late; of attempts to look for.
 pub(super) const OWING: &str = concat!(
@@ -116,13 +113,6 @@ impl Store {
             }
         });
         Ok(readable.collect())
-    }
-
-    /// How many tasks each lane has at its provider.
-    pub async fn in_flight(&self) -> Result<HashMap<String, i64>, StoreError> {
-        let counts: Vec<(String, i64)> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(IN_FLIGHT).fetch_all(c).await)?;
-        Ok(counts.into_iter().collect())
     }
 
     /// Makes a task due now that waits for its provider.

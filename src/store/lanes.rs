@@ -1,7 +1,7 @@
 //! Provider accounts as rows: what is known of each, shared by all replicas, and the gate a task passes in the very
 //! transaction that writes its intent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::backend::{Conn, on};
 use super::tasks::json;
@@ -20,7 +20,21 @@ pub struct Gate {
     pub configured: u32,
 }
 
+/// How many tasks each lane has at its provider.
+pub(super) const IN_FLIGHT: &str = "SELECT lane, COUNT(*) FROM tasks \
+     WHERE phase IN ('submitting', 'waiting', 'reconciling') GROUP BY lane";
+/// How many one lane has.
+pub(super) const AT_WORK: &str =
+    "SELECT COUNT(*) FROM tasks WHERE lane = $1 AND phase IN ('submitting', 'waiting', 'reconciling')";
+
 impl Store {
+    /// How many tasks each lane has at its provider.
+    pub async fn in_flight(&self) -> Result<HashMap<String, i64>, StoreError> {
+        let counts: Vec<(String, i64)> =
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(IN_FLIGHT).fetch_all(c).await)?;
+        Ok(counts.into_iter().collect())
+    }
+
     /// What is known of every account that has been noted.
     pub async fn lanes(&self) -> Result<BTreeMap<String, LaneState>, StoreError> {
         const SQL: &str = "SELECT id, state FROM lanes";
@@ -50,10 +64,6 @@ impl Store {
             .await
     }
 }
-
-/// How many tasks a lane has at its provider.
-pub(super) const AT_WORK: &str =
-    "SELECT COUNT(*) FROM tasks WHERE lane = $1 AND phase IN ('submitting', 'waiting', 'reconciling')";
 
 /// Lets one more task through, or says when to look again. Whoever asks next sees this one counted.
 pub(super) async fn pass(conn: &mut Conn<'_>, gate: &Gate, now: Millis) -> Result<(), StoreError> {

@@ -4,9 +4,9 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::accept::INSERT;
-use super::claim::{FIRST, IN_FLIGHT, LATE, OWING, STARTED};
+use super::claim::{FIRST, LATE, OWING, STARTED};
 use super::deliveries::due;
-use super::lanes::AT_WORK;
+use super::lanes::{AT_WORK, IN_FLIGHT};
 use super::list::list;
 use super::places::OPEN;
 use super::queue::{AHEAD, OPEN_TASKS};
