@@ -29,6 +29,7 @@ use crate::net::{Lookup, Net, Policy};
 use crate::providers::{Account, KINDS, KindEntry, Options, Rows};
 use crate::reload::Reloader;
 use crate::server::Limits;
+use crate::spool::Spool;
 use crate::store::{Exclusive, Store};
 use crate::telemetry::otlp::{self, Sending};
 use crate::telemetry::{LEVEL, meters};
@@ -90,7 +91,8 @@ impl App {
             // Litter keeps nobody from serving; the next start tries again.
             Err(error) => tracing::warn!(%error, "half-written pictures could not be cleared away"),
         }
-        let offered = open_providers(config, &net)?;
+        let spool = open_spool(config)?;
+        let offered = open_providers(config, &net, &spool)?;
         let webhook_key = store.setting("webhook_key", token()).await?;
         let signing = store.setting("link_key", token()).await?;
         let links =
@@ -109,12 +111,13 @@ impl App {
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
         let keys = open_keys(config, &store, &clock).await?;
-        let reloader = Reloader::new(config, net.clone(), store.clone(), keys.clone(), Arc::clone(&clock));
+        let reloader = Reloader::new(config, net.clone(), spool.clone(), store.clone(), keys.clone(), Arc::clone(&clock));
         let floor = Floor { mib: config.blobs.min_free_mib, percent: config.blobs.min_free_percent };
         let parts = Parts {
             store: store.clone(),
             blobs: blobs.clone(),
             space: Space::watch(config.disks(), floor, around.space),
+            spool,
             net,
             clock: Arc::clone(&clock),
             links: links.clone(),
@@ -168,6 +171,16 @@ impl App {
         self.spans.close().await;
         finished
     }
+}
+
+/// The longest answer of a provider, in MiB, when its block does not say: ten images of 4096 × 4096 pixels at their largest.
+const MAX_ANSWER_MIB: u32 = 1024;
+
+/// The spool is beside the pictures where they lie in a folder: on one disk, under one watch.
+pub(crate) fn open_spool(config: &Config) -> anyhow::Result<Spool> {
+    let folder = config.blobs.spool_folder();
+    let limit = u64::from(config.blobs.spool_mib) * 1024 * 1024;
+    Spool::open(&folder, limit).with_context(|| format!("blobs.spool: {}", folder.display()))
 }
 
 fn seconds(seconds: u32) -> Duration {
@@ -237,7 +250,7 @@ fn extra_roots(config: &Config) -> anyhow::Result<Vec<Vec<u8>>> {
     Ok(certificates.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
-pub(crate) fn open_providers(config: &Config, net: &Net) -> anyhow::Result<Offered> {
+pub(crate) fn open_providers(config: &Config, net: &Net, spool: &Spool) -> anyhow::Result<Offered> {
     let mut catalog = Catalog {
         default_models: config.routing.default_models.clone(),
         providers: config.providers.keys().cloned().collect(),
@@ -247,7 +260,7 @@ pub(crate) fn open_providers(config: &Config, net: &Net) -> anyhow::Result<Offer
     let mut lanes = BTreeMap::new();
     for (id, settings) in &config.providers {
         let kind = KINDS.iter().find(|kind| kind.name == settings.kind).context("unknown kind")?;
-        let account = account(id, settings, kind, net).with_context(|| format!("providers.{id}"))?;
+        let account = account(id, settings, kind, net, spool).with_context(|| format!("providers.{id}"))?;
         let options = Options { dialect: settings.dialect.clone() };
         let provider = (kind.open)(account, &options).with_context(|| format!("providers.{id}"))?;
         if settings.api_key.get().is_none() {
@@ -294,7 +307,13 @@ pub(crate) fn open_providers(config: &Config, net: &Net) -> anyhow::Result<Offer
     Ok(Offered { catalog: Arc::new(catalog), lanes })
 }
 
-fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> anyhow::Result<Account> {
+fn account(
+    id: &str,
+    settings: &ProviderConfig,
+    kind: &KindEntry,
+    net: &Net,
+    spool: &Spool,
+) -> anyhow::Result<Account> {
     let poll = |seconds: Option<f64>| seconds.map(Duration::from_secs_f64);
     Ok(Account {
         id: id.to_owned(),
@@ -308,6 +327,9 @@ fn account(id: &str, settings: &ProviderConfig, kind: &KindEntry, net: &Net) -> 
         net: net.clone(),
         rows: Rows::read(kind.errors, kind.name)?,
         strange: Arc::default(),
+        spool: spool.clone(),
+        max_answer: u64::from(settings.max_answer_mib.unwrap_or(MAX_ANSWER_MIB)) * 1024 * 1024,
+        allow_http_results: settings.allow_http_results,
     })
 }
 

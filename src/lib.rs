@@ -8,7 +8,7 @@
 //! 4  api                                                                HTTP in
 //! 3  engine                                                             moves tasks
 //! 2  providers │ store │ blobs                                          three rooms, no doors between them
-//! 1  net │ trace                                                        sockets out; what is told of the work
+//! 1  net │ spool │ trace                                                sockets out; bodies on their way; what is told of the work
 //! 0  domain │ chaos                                                     facts and rules; where the chaos suite reaches in
 //!    simulator                                                          beside the house: the upstreams' own APIs, spelled a second time
 //! ```
@@ -29,6 +29,7 @@ pub mod providers;
 pub mod reload;
 pub mod server;
 pub mod simulator;
+pub mod spool;
 pub mod store;
 pub mod telemetry;
 pub mod trace;

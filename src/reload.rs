@@ -14,6 +14,7 @@ use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::clock::Clock;
 use crate::engine::Engine;
 use crate::net::Net;
+use crate::spool::Spool;
 use crate::store::Store;
 use crate::telemetry::LEVEL;
 
@@ -27,6 +28,7 @@ struct Inner {
     /// What holds at present.
     config: Mutex<Config>,
     net: Net,
+    spool: Spool,
     store: Store,
     keys: Keys,
     clock: Arc<dyn Clock>,
@@ -35,11 +37,19 @@ struct Inner {
 }
 
 impl Reloader {
-    pub(crate) fn new(config: &Config, net: Net, store: Store, keys: Keys, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        net: Net,
+        spool: Spool,
+        store: Store,
+        keys: Keys,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 config: Mutex::new(config.clone()),
                 net,
+                spool,
                 store,
                 keys,
                 clock,
@@ -108,7 +118,7 @@ impl Inner {
         let managed = self.store.keys().await.map_err(|error| vec![error.to_string()])?;
         let mut problems = app::names_taken(&next, &managed);
         let offered =
-            app::open_providers(&next, &self.net).map_err(|error| problems.push(format!("{error:#}")));
+            app::open_providers(&next, &self.net, &self.spool).map_err(|error| problems.push(format!("{error:#}")));
         if let Err(problem) = LEVEL.check(&next.log.level) {
             problems.push(format!("log.level: {problem}"));
         }

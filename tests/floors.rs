@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The rooms by floor; the simulator stands beside the house.
 const FLOORS: [(u8, &[&str]); 6] = [
     (0, &["domain", "chaos"]),
-    (1, &["net", "trace"]),
+    (1, &["net", "spool", "trace"]),
     (2, &["providers", "store", "blobs"]),
     (3, &["engine"]),
     (4, &["api", "console"]),

@@ -80,7 +80,7 @@ pub(super) async fn list_tasks(
         cursor: query.cursor.as_deref().map(read_cursor).transpose()?,
     };
     let listed = api.store.tasks(filter, limit(query.limit)?).await?;
-    let next_cursor = listed.tasks.last().filter(|_| listed.has_more).map(|last| cursor(last.id));
+    let next_cursor = listed.last.filter(|_| listed.has_more).map(cursor);
     let mut data = Vec::with_capacity(listed.tasks.len());
     for task in &listed.tasks {
         data.push(api.view(task).await?);

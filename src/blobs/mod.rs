@@ -2,7 +2,7 @@
 //! once; what it has answered for is durable. It knows nothing of tasks.
 //!
 //! Names: `sha256/aa/DIGEST` a picture, `derived/aa/DIGEST/…` what was made of it (`derive.rs` lists them),
-//! `incoming/…` what is being written.
+//! `incoming/…` what is being written, `quarantine/ID` what could not be turned into an image.
 
 mod bucket;
 mod derive;
@@ -13,6 +13,7 @@ mod hand;
 mod pieces;
 pub mod pixels;
 mod place;
+mod quarantine;
 pub mod space;
 mod sweep;
 mod upload;
@@ -54,6 +55,9 @@ pub enum BlobError {
     /// What came ends before the picture does.
     #[error("the picture was cut short")]
     Truncated,
+    /// A body on its way could not be read again.
+    #[error("spool: {0}")]
+    Spool(#[source] std::io::Error),
     /// Its pixels could not be worked on.
     #[error(transparent)]
     Pixels(#[from] pixels::PixelError),

@@ -13,6 +13,7 @@ use crate::chaos::crash;
 use crate::domain::image::{HEADER_BYTES, Header, MediaType, NotAPicture, ends_whole, read_header};
 use crate::domain::secret::{sha256_hex, token};
 use crate::net::guarded::FetchError;
+use crate::spool::Spooled;
 
 /// Up to this size a picture is held and written in one piece; beyond it, piece by piece.
 const SMALL: usize = 1024 * 1024;
@@ -40,6 +41,17 @@ impl Blobs {
             return Err(error);
         }
         Ok(Saved { sha256, header, bytes: total, hold })
+    }
+
+    /// Keeps an image that waits in the spool.
+    pub async fn keep(&self, image: &Spooled) -> Result<Saved, BlobError> {
+        match image.in_memory() {
+            Some(bytes) => self.put(bytes.clone()).await,
+            None => {
+                let pieces = image.stream().map(|piece| piece.map_err(|error| FetchError::Broken(error.to_string())));
+                self.put_stream(pieces).await
+            }
+        }
     }
 
     /// Writes a whole object at once.

@@ -1,5 +1,7 @@
 //! `[blobs]`: where pictures are kept and how they get there, and for how long their links hold.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 use url::Url;
 
@@ -21,9 +23,24 @@ pub struct Blobs {
     pub path_style: bool,
     pub allow_http: bool,
     pub redirect: bool,
+    pub spool: String,
+    pub spool_mib: u32,
 }
 
+/// The spool's folder where it is not named: below the pictures' folder, or beside the working directory's files.
+const SPOOL: &str = "spool";
+const SPOOL_BESIDE_A_BUCKET: &str = "easel-spool";
+
 impl Blobs {
+    /// Where answers and images wait for the blob store.
+    pub fn spool_folder(&self) -> PathBuf {
+        match (self.spool.as_str(), self.folder()) {
+            ("", Some(folder)) => PathBuf::from(folder).join(SPOOL),
+            ("", None) => PathBuf::from(SPOOL_BESIDE_A_BUCKET),
+            (named, _) => PathBuf::from(named),
+        }
+    }
+
     /// The folder that pictures are kept in, where it is one.
     pub(super) fn folder(&self) -> Option<&str> {
         self.url.strip_prefix("file://").filter(|folder| !folder.is_empty())
@@ -39,6 +56,7 @@ impl Blobs {
             ("link_s", u64::from(self.link_s)),
             ("downloads", self.downloads as u64),
             ("stall_s", u64::from(self.stall_s)),
+            ("spool_mib", u64::from(self.spool_mib)),
         ];
         for (name, value) in lengths {
             if value == 0 {

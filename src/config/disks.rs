@@ -13,6 +13,9 @@ impl Config {
         if let Some(folder) = self.blobs.folder() {
             disks.push((PICTURES, PathBuf::from(folder)));
         }
+        if self.blobs.folder().is_none_or(|folder| !self.blobs.spool_folder().starts_with(folder)) {
+            disks.push(("spool", self.blobs.spool_folder()));
+        }
         if let Some(path) = self.store.url.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             let file = PathBuf::from(path.split('?').next().unwrap_or(path));

@@ -24,6 +24,9 @@ pub struct Provider {
     pub poll_max_s: Option<f64>,
     pub reconcile_s: Option<u32>,
     pub dialect: Option<String>,
+    pub max_answer_mib: Option<u32>,
+    #[serde(default)]
+    pub allow_http_results: bool,
     /// Dollars per picture by the provider's model name; wins over the catalogue.
     #[serde(default)]
     pub prices: BTreeMap<String, Usd>,
@@ -47,6 +50,9 @@ impl Provider {
             && !Url::parse(base).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         {
             wrong(format!("providers.{id}.base_url: {base:?} is not an http address"));
+        }
+        if self.max_answer_mib.is_some_and(|most| !(8..=16_384).contains(&most)) {
+            wrong(format!("providers.{id}.max_answer_mib: must be from 8 to 16384"));
         }
         if self.in_flight == Some(0) {
             wrong(format!("providers.{id}.in_flight: must be at least 1"));

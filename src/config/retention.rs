@@ -11,6 +11,9 @@ const LEAST_RECORD_S: u32 = 30 * 86_400;
 /// The shortest time an input file is kept: a task that names it can wait for a day before it is sent.
 const LEAST_FILES_S: u32 = 2 * 86_400;
 
+/// The shortest time that what was paid for and could not be read is kept: long enough for somebody to be told.
+const LEAST_QUARANTINE_S: u32 = 86_400;
+
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "documented in config.example.toml")]
 pub struct Retention {
@@ -18,6 +21,7 @@ pub struct Retention {
     pub media_max_s: u32,
     pub files_s: u32,
     pub record_s: u32,
+    pub quarantine_ttl_s: u32,
 }
 
 impl Retention {
@@ -26,7 +30,8 @@ impl Retention {
         let time = |seconds: u32| (seconds > 0).then(|| Duration::from_secs(seconds.into()));
         let record = time(self.record_s);
         let media_most = [time(self.media_max_s), record].into_iter().flatten().min();
-        Keeping { media: time(self.media_s), media_most, files: time(self.files_s), record }
+        let quarantine = Duration::from_secs(self.quarantine_ttl_s.into());
+        Keeping { media: time(self.media_s), media_most, files: time(self.files_s), quarantine, record }
     }
 
     pub(super) fn check(&self, wrong: &mut impl FnMut(String)) {
@@ -40,6 +45,9 @@ impl Retention {
             if value != 0 && value < least {
                 wrong(format!("retention.{name}: must be at least {least}, or 0 for ever"));
             }
+        }
+        if self.quarantine_ttl_s < LEAST_QUARANTINE_S {
+            wrong(format!("retention.quarantine_ttl_s: must be at least {LEAST_QUARANTINE_S}"));
         }
         let longer = |one: u32, other: u32| other != 0 && (one == 0 || one > other);
         if longer(self.media_s, self.media_max_s) {
@@ -57,7 +65,7 @@ mod tests {
 
     fn faults(media_s: u32, media_max_s: u32, record_s: u32) -> Vec<String> {
         let mut found = Vec::new();
-        let retention = Retention { media_s, media_max_s, files_s: 0, record_s };
+        let retention = Retention { media_s, media_max_s, files_s: 0, record_s, quarantine_ttl_s: LEAST_QUARANTINE_S };
         retention.check(&mut |fault| found.push(fault));
         found
     }
@@ -70,7 +78,7 @@ mod tests {
         assert_eq!(faults(0, 0, LEAST_RECORD_S).len(), 1);
         assert_eq!(faults(86_400, 86_400, 86_400).len(), 1);
         let keeping =
-            Retention { media_s: 60, media_max_s: 0, files_s: 0, record_s: LEAST_RECORD_S }.keeping();
+            Retention { media_s: 60, media_max_s: 0, files_s: 0, record_s: LEAST_RECORD_S, quarantine_ttl_s: LEAST_QUARANTINE_S }.keeping();
         assert_eq!(keeping.media_most, keeping.record);
     }
 }

@@ -122,17 +122,29 @@ pub struct Attempt {
     /// The same in the provider's units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<ProviderUnits>,
-    /// The provider's id for it.
+    /// The provider's id for it; unique at an upstream.
     pub handle: Option<String>,
+    /// Whose ids these are: the address of the provider's API.
+    #[serde(default)]
+    pub upstream: String,
+    /// Its inputs as they were sent: addresses, or `sha256:` and a digest. What an answer may show again and is no result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<String>,
     /// What went wrong, when something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
     /// SHA-256 of the token in the address the provider was given to ring at, when it was given one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_hash: Option<String>,
-    /// What it made, when that became known after its task had gone on without it.
+    /// When its provider first said that it had failed and cost nothing: believed when it says so again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_since: Option<Millis>,
+    /// What it made and is not in its task's hands: known after the task had gone on without it, or still to come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub made: Vec<Output>,
+    /// What is known of its billing with that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_verdict: Option<Verdict>,
     /// Since when some of its late pictures are here and others do not come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacking_since: Option<Millis>,
@@ -153,8 +165,9 @@ impl Attempt {
         self.finished_at = Some(now);
     }
 
-    /// Notes what is known of the billing.
+    /// Notes what is known of the billing. A charge beyond all measure is not believed: see [`Self::is_absurd`].
     pub fn judge(&mut self, verdict: Verdict) {
+        let verdict = if self.is_absurd(&verdict) { self.doubted(verdict) } else { verdict };
         self.charged = match verdict.billed {
             Billing::No => Some(Usd::ZERO),
             Billing::Yes => verdict.charged.or(self.possible_charge),
@@ -166,8 +179,31 @@ impl Attempt {
     }
 }
 
+/// A charge of so many times the price is no charge.
+const ABSURD: i64 = 100;
+/// The same where no price is known.
+const ABSURD_USD: Usd = Usd::from_nanos(1_000_000_000_000);
+
+impl Attempt {
+    /// Whether a charge is far beyond the price: then it is a mistake, of the provider's or in transit.
+    pub fn is_absurd(&self, verdict: &Verdict) -> bool {
+        let most = match self.possible_charge {
+            Some(price) if price > Usd::ZERO => Usd::from_nanos(price.nanos().saturating_mul(ABSURD)),
+            _ => ABSURD_USD,
+        };
+        verdict.charged.is_some_and(|charged| charged > most || charged < Usd::ZERO)
+    }
+
+    fn doubted(&self, verdict: Verdict) -> Verdict {
+        let charged = verdict.charged.unwrap_or_default();
+        let price = self.possible_charge.map_or("a price nobody knows".to_owned(), |price| format!("a price of ${price}"));
+        let evidence = format!("a charge of ${charged} for {price} is not believed; {}", verdict.evidence);
+        Verdict { charged: None, ..Verdict { billed: Billing::Unknown, evidence, ..verdict } }
+    }
+}
+
 /// What is known about the billing of an attempt, and how.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Whether it was charged.
     pub billed: Billing,

@@ -70,6 +70,8 @@ codes! {
         "The provider is already being paid for this task and offers no way back. It runs on to its end.";
     NotFinished "not_finished" 409 false "Task has not ended yet",
         "Cancel the task, or wait for its end, and ask again.";
+    StillUnreadable "still_unreadable" 422 false "Still no image",
+        "What lies in quarantine, or was supplied in its place, gives no image that its task does not have. It stays where it is; try again with the image's link or file, or after an upgrade.";
     PayloadTooLarge "payload_too_large" 413 false "Body is too large",
         "JSON bodies may have 1 MiB, uploads 32 MiB. Upload large images with `POST /files` and name them by `file_id`.";
     UriTooLong "uri_too_long" 414 false "URI is too long",

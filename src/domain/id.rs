@@ -73,6 +73,8 @@ ids! {
     EventId = "evt", "evt_01k9zq5s4m8v2c6x0b3n7d1f5g";
     /// A registered webhook endpoint.
     WebhookId = "wh", "wh_01k9zq5s4m8v2c6x0b3n7d1f5g";
+    /// Something kept in quarantine.
+    QuarantineId = "qua", "qua_01k9zq5s4m8v2c6x0b3n7d1f5g";
     /// An entry of the audit.
     AuditId = "aud", "aud_01k9zq5s4m8v2c6x0b3n7d1f5g";
 }

@@ -117,7 +117,7 @@ pub struct StoredImage {
 }
 
 /// Why bytes are not an acceptable picture.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum NotAPicture {
     /// The first bytes are of no accepted type.
     #[error("not a PNG, JPEG, WebP, GIF or AVIF picture")]
@@ -125,6 +125,9 @@ pub enum NotAPicture {
     /// The header is broken or was cut.
     #[error("the picture's header cannot be read")]
     Header,
+    /// It is one of the inputs that the provider was sent.
+    #[error("it is one of the task's own input images")]
+    Input,
     /// The picture is larger than any that is kept.
     #[error("{width}x{height} is beyond {MAX_SIDE} pixels a side or {MAX_PIXELS} in all")]
     TooLarge {
@@ -135,18 +138,23 @@ pub enum NotAPicture {
     },
 }
 
-/// Reads a picture's header from its first bytes; [`HEADER_BYTES`] are nearly always enough, and with fewer than it needs
-/// the answer is [`NotAPicture::Header`].
-pub fn read_header(first: &[u8]) -> Result<Header, NotAPicture> {
+/// The type of the image that begins with these bytes; 16 of them tell it.
+pub fn magic(first: &[u8]) -> Option<MediaType> {
     use imagesize::{Compression, ImageType};
-    let media_type = match imagesize::image_type(first).map_err(|_| NotAPicture::Type)? {
+    Some(match imagesize::image_type(first).ok()? {
         ImageType::Png => MediaType::Png,
         ImageType::Jpeg => MediaType::Jpeg,
         ImageType::Webp => MediaType::Webp,
         ImageType::Gif => MediaType::Gif,
         ImageType::Heif(Compression::Av1) => MediaType::Avif,
-        _ => return Err(NotAPicture::Type),
-    };
+        _ => return None,
+    })
+}
+
+/// Reads a picture's header from its first bytes; [`HEADER_BYTES`] are nearly always enough, and with fewer than it needs
+/// the answer is [`NotAPicture::Header`].
+pub fn read_header(first: &[u8]) -> Result<Header, NotAPicture> {
+    let media_type = magic(first).ok_or(NotAPicture::Type)?;
     let dimensions = imagesize::blob_size(first).map_err(|_| NotAPicture::Header)?;
     let (width, height) = (dimensions.width as u64, dimensions.height as u64);
     if width == 0 || height == 0 {
@@ -178,6 +186,17 @@ pub fn ends_whole(media_type: MediaType, total: u64, first: &[u8], last: &[u8]) 
         MediaType::Gif => last.ends_with(&[0x3b]),
         MediaType::Avif => true,
     }
+}
+
+/// STUB
+pub struct Completeness { all: Vec<u8>, kind: MediaType }
+impl Completeness {
+    /// STUB
+    pub fn new(kind: MediaType) -> Self { Self { all: Vec::new(), kind } }
+    /// STUB
+    pub fn feed(&mut self, bytes: &[u8]) { self.all.extend_from_slice(bytes) }
+    /// STUB
+    pub fn complete_at(&self) -> Option<u64> { ends_whole(self.kind, self.all.len() as u64, &self.all, &self.all).then_some(self.all.len() as u64) }
 }
 
 #[cfg(test)]

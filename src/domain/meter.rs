@@ -69,6 +69,11 @@ meters! {
     POLLS Counter "easel_polls_total" ["provider", "answer"] "Looks at jobs of providers: pending, done, failed, error.";
     PICTURES Counter "easel_pictures_saved_total" [] "Pictures taken into custody.";
     PICTURE_BYTES Counter "easel_picture_bytes_saved_total" [] "Their bytes.";
+    QUARANTINED Counter "easel_quarantined_total" ["provider", "kind"] "Answers to paid calls (answer) and downloaded results (download) that could not be turned into an image and are kept.";
+    QUARANTINE_OPEN Gauge "easel_quarantine_open" [] "Items in quarantine that have given no image yet.";
+    ABSURD_CHARGES Counter "easel_absurd_charges_total" ["provider"] "Charges that providers reported far beyond the price; they are held as unknown.";
+    JOB_CONFLICTS Counter "easel_job_conflicts_total" ["provider"] "Answers that named a job which another attempt has already; nothing was delivered of them.";
+    SPOOL_BYTES Gauge "easel_spool_bytes" [] "Bytes of answers and images that wait in the spool for the blob store.";
     SAVING_OLDEST Gauge "easel_saving_oldest_seconds" [] "Since when the oldest task that has pictures at its provider and not yet here was started, in seconds; 0: none.";
     RECONCILING_OLDEST Gauge "easel_reconciling_oldest_seconds" [] "Since when the oldest task of unknown outcome was started, in seconds; 0: none.";
     STRAGGLERS Gauge "easel_stragglers" [] "Attempts that are looked for although their task does not wait for them any more.";

@@ -22,6 +22,7 @@ pub mod meter;
 pub mod money;
 pub mod new_key;
 pub mod param;
+pub mod quarantine;
 pub mod request;
 pub mod retention;
 pub mod secret;

@@ -46,12 +46,14 @@ impl FromStr for Usd {
         let plain = |part: &str, most: usize| {
             !part.is_empty() && part.len() <= most && part.bytes().all(|b| b.is_ascii_digit())
         };
-        if !plain(whole, PLACES) || !plain(fraction, PLACES) {
+        // Whatever can be held can be read again: ten digits before the point.
+        if !plain(whole, PLACES + 1) || !plain(fraction, PLACES) {
             return Err(BadAmount);
         }
-        let whole: i64 = whole.parse().map_err(|_| BadAmount)?;
-        let fraction: i64 = format!("{fraction:0<PLACES$}").parse().map_err(|_| BadAmount)?;
-        Ok(Self(sign * (whole * NANOS + fraction)))
+        let whole: i128 = whole.parse().map_err(|_| BadAmount)?;
+        let fraction: i128 = format!("{fraction:0<PLACES$}").parse().map_err(|_| BadAmount)?;
+        let nanos = sign * (whole * i128::from(NANOS) + fraction);
+        i64::try_from(nanos).map(Self).map_err(|_| BadAmount)
     }
 }
 
@@ -94,7 +96,7 @@ impl Sum for Usd {
 }
 
 as_text! {
-    Usd { pattern: r"^-?\d{1,9}(\.\d{1,9})?$", example: "0.015" }
+    Usd { pattern: r"^-?\d{1,10}(\.\d{1,9})?$", example: "0.015" }
 }
 
 #[cfg(test)]
@@ -104,12 +106,12 @@ mod tests {
 
     #[test]
     fn reads_and_writes_plain_decimals() {
-        for text in ["0", "0.015", "0.00066", "12", "-3.5", "999999999.999999999"] {
+        for text in ["0", "0.015", "0.00066", "12", "-3.5", "999999999.999999999", "9223372036.854775807", "-9223372036.854775808"] {
             assert_eq!(text.parse::<Usd>().unwrap().to_string(), text);
         }
         assert_eq!("0.50".parse::<Usd>().unwrap().to_string(), "0.5");
         for wrong in
-            ["", ".", "1.", ".5", "1e3", "0.0000000001", "1,5", "+1", "--1", "1 ", "NaN", "1000000000"]
+            ["", ".", "1.", ".5", "1e3", "0.0000000001", "1,5", "+1", "--1", "1 ", "NaN", "9223372036.854775808", "10000000000"]
         {
             assert_eq!(wrong.parse::<Usd>(), Err(BadAmount), "{wrong}");
         }
@@ -117,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_amount_survives_its_text(nanos in -999_999_999_999_999_999i64..=999_999_999_999_999_999) {
+        fn any_amount_survives_its_text(nanos in any::<i64>()) {
             let amount = Usd::from_nanos(nanos);
             prop_assert_eq!(amount.to_string().parse::<Usd>().unwrap(), amount);
         }

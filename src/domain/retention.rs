@@ -37,6 +37,8 @@ pub struct Keeping {
     pub media_most: Option<Duration>,
     /// How long input images are kept after they came or were last named by a task; `None`: for ever.
     pub files: Option<Duration>,
+    /// How long what could not be turned into an image is kept.
+    pub quarantine: Duration,
     /// How long the rows of an ended task are kept, its idempotency key among them; `None`: for ever.
     pub record: Option<Duration>,
 }
@@ -91,6 +93,7 @@ impl Attempt {
     /// Leaves of an attempt what the books need.
     pub fn erase(&mut self) {
         self.made.clear();
+        self.sent.clear();
         self.failure.iter_mut().for_each(forget_words);
     }
 }
@@ -110,6 +113,7 @@ mod tests {
             media: Some(Duration::from_secs(media)),
             media_most: most.map(Duration::from_secs),
             files: None,
+            quarantine: Duration::from_secs(1),
             record: None,
         }
     }

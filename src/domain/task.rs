@@ -149,8 +149,9 @@ pub fn step(phase: Phase, event: &Event) -> Result<Phase, Illegal> {
         (Queued, Event::Submit { .. }) => Submitting,
         (Submitting | Waiting | Reconciling, Event::Retry) => Queued,
         (Submitting | Reconciling, Event::Accept) => Waiting,
-        // The first link is kept as it streams by; later ones are added to it.
-        (Submitting | Waiting | Reconciling | Gathering | Storing, Event::Produce(_)) => Storing,
+        // The first link is kept as it streams by; later ones are added to it. A queued task is ended by an earlier attempt
+        // that gave its images after all.
+        (Queued | Submitting | Waiting | Reconciling | Gathering | Storing, Event::Produce(_)) => Storing,
         (Submitting, Event::Lose) => Reconciling,
         (Queued | Submitting | Waiting | Reconciling | Gathering | Storing, Event::Stay(_))
         // What comes after the end does not change it.
@@ -340,7 +341,7 @@ mod tests {
         #[rustfmt::skip]
         let expected = [
             //              submit     accept  produce lose        retry  stay        save      fail   cancel late
-            ("queued",      "submitting -      -       -           -      queued      -         failed canceled -"),
+            ("queued",      "submitting -      storing -           -      queued      -         failed canceled -"),
             ("submitting",  "-         waiting storing reconciling queued submitting  -         failed - -"),
             ("waiting",     "-         -       storing -           queued waiting     -         failed canceled -"),
             ("reconciling", "-         waiting storing -           queued reconciling -         failed - -"),

@@ -1,66 +1,91 @@
-//! Brings a provider's pictures here, apart from all generation: each that has come is remembered, the rest is tried again.
+//! Brings a provider's images here, apart from all generation: each that has come is remembered, the rest is tried again for
+//! as long as it may heal. When some are here and others do not come, those that are here are not kept waiting.
 
 use std::time::Duration;
 
 use super::Inner;
+use super::late::{LOOK_AFTER, WAIT_FOR_OTHERS};
 use super::pace::backoff;
+use super::results::NotHere;
 use super::save::Step;
 use crate::blobs::{BlobError, Saved};
 use crate::chaos::crash;
-use crate::domain::attempt::{AttemptState, Billing, Verdict};
+use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::code::Code;
 use crate::domain::image::{ImageKind, NotAPicture, StoredImage};
-use crate::domain::task::{Event, Failure, Source, Task};
+use crate::domain::quarantine::QuarantineKind;
+use crate::domain::task::{Event, Failure, Output, Source, Task};
 use crate::net::guarded::FetchError;
-use crate::providers::{MadeSource, Progress};
+use crate::providers::{Done, ImageSource, Progress};
 
-/// How long a picture that exists is tried for.
+/// How long an image that exists is tried for.
 const ASSET_WINDOW: Duration = Duration::from_hours(24);
-/// What gives no picture this often is none.
-const NO_PICTURE: u32 = 8;
 
 impl Inner {
-    /// Brings the pictures here. Each that has come is remembered; the rest is tried again, apart from all generation.
+    /// Brings the images here. Each that has come is remembered; the rest is tried again, apart from all generation.
     pub(super) async fn bring(&self, mut task: Box<Task>) {
         let now = self.clock.now();
+        // A task that gathers its parts has no attempt of its own, and no links.
+        let attempt = match task.state.attempt {
+            Some(_) => match self.attempt(&task).await {
+                Some(attempt) => Some(attempt),
+                None => return,
+            },
+            None => None,
+        };
         let mut here: Vec<Option<Saved>> = Vec::new();
-        let mut lacking = None;
-        for output in &mut task.state.outputs {
-            let fetched = match &output.source {
-                Source::Blob(sha256) => self.blobs.describe(sha256).await,
-                Source::Url(url) | Source::Preview(url) => self.blobs.fetch(&self.net.guarded, url).await,
+        let mut lacking: Option<NotHere> = None;
+        for at in 0..task.state.outputs.len() {
+            let fetched = match (&task.state.outputs[at].source, &attempt) {
+                (Source::Blob(sha256), _) => self.blobs.describe(sha256).await.map_err(NotHere::from),
+                (Source::Url(url) | Source::Preview(url), Some(attempt)) => self.download(url, attempt).await,
+                (Source::Url(_) | Source::Preview(_), None) => Err(BlobError::Truncated.into()),
             };
             match fetched {
                 Ok(saved) => {
-                    output.source = Source::Blob(saved.sha256.clone());
+                    task.state.outputs[at].source = Source::Blob(saved.sha256.clone());
                     here.push(Some(saved));
                 }
-                Err(error) => {
-                    tracing::warn!(task.id = %task.id, %error, "a picture has not come");
+                Err(not_here) => {
+                    tracing::warn!(task.id = %task.id, at, error = %not_here.error, "a picture has not come");
+                    if let Some(attempt) = &attempt {
+                        self.keep_oddity(&task, attempt, &not_here).await;
+                    }
                     // With any that may yet come, none is given up.
-                    if lacking.as_ref().is_none_or(|before| hopeless(before, task.state.tries)) {
-                        lacking = Some(error);
+                    if lacking.as_ref().is_none_or(|before| hopeless(&before.error)) {
+                        lacking = Some(not_here);
                     }
                     here.push(None);
                 }
             }
         }
-        let since = task.state.since.unwrap_or(now);
-        let preview = preview_alone(&task);
-        match lacking {
-            None => self.keep(task, here).await,
-            Some(error)
-                if now.since(since) >= ASSET_WINDOW
-                    || hopeless(&error, task.state.tries)
-                    || (preview && !matches!(error, BlobError::Storage(_))) =>
-            {
-                self.give_up(task, here, &error).await;
-            }
-            Some(_) => {
-                self.freshen(&mut task).await;
-                let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
-                self.stay(task, None, now + pause).await;
-            }
+        let Some(not_here) = lacking else { return self.keep(task, here, None).await };
+        let waited = now.since(task.state.since.unwrap_or(now));
+        // Fresh links may help where these cannot.
+        let hopeless = hopeless(&not_here.error) && task.state.tries > 0;
+        let preview = preview_alone(&task) && !matches!(not_here.error, BlobError::Storage(_));
+        if waited >= ASSET_WINDOW || hopeless || preview {
+            return self.give_up(task, attempt, here, not_here).await;
+        }
+        let some = here.iter().any(Option::is_some);
+        if let (true, Some(attempt)) = (some && waited >= WAIT_FOR_OTHERS, attempt) {
+            return self.keep_some(task, attempt, here).await;
+        }
+        self.freshen(&mut task).await;
+        let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
+        let pause = pause.max(not_here.retry_after());
+        let pause = if some { pause.min(WAIT_FOR_OTHERS.saturating_sub(waited)) } else { pause };
+        self.stay(task, None, now + pause).await;
+    }
+
+    /// Keeps what a link gave in place of an image, when it is nothing that passes: a page or an error may be gone in a minute,
+    /// bytes nobody can read may never come again.
+    pub(super) async fn keep_oddity(&self, task: &Task, attempt: &Attempt, not_here: &NotHere) {
+        let Some(evidence) = &not_here.evidence else { return };
+        let Ok(head) = evidence.body.head(512).await else { return };
+        if !head.is_empty() && std::str::from_utf8(&head).is_err() {
+            let reason = not_here.error.to_string();
+            self.quarantine(task, attempt, QuarantineKind::Download, &reason, Some(evidence)).await;
         }
     }
 
@@ -70,20 +95,30 @@ impl Inner {
         let Some((lane, handle)) = self.lane(&attempt.provider).zip(attempt.handle.as_deref()) else {
             return;
         };
-        let Ok(Progress::Done(done)) = self.check(&lane, &attempt, handle, &task.request).await else {
+        let Ok(Progress::Done(done)) = self.check(&lane, &attempt, handle, &task.request).await.outcome else {
             return;
         };
-        if done.images.len() != task.state.outputs.len() {
-            return;
-        }
-        for (output, made) in task.state.outputs.iter_mut().zip(done.images) {
-            if let (Source::Url(old), MadeSource::Url(fresh)) = (&mut output.source, made.source) {
-                *old = fresh;
+        if done.images.len() == task.state.outputs.len() {
+            for (output, image) in task.state.outputs.iter_mut().zip(done.images) {
+                if let (Source::Url(old), ImageSource::Url(fresh)) = (&mut output.source, image.source) {
+                    *old = fresh;
+                }
             }
+        } else {
+            task.state.outputs = renew(std::mem::take(&mut task.state.outputs), done);
         }
     }
 
-    async fn keep(&self, mut task: Box<Task>, here: Vec<Option<Saved>>) {
+    /// Some have waited long enough for the others: the task ends with them, and the others follow as a late result.
+    async fn keep_some(&self, task: Box<Task>, mut attempt: Attempt, here: Vec<Option<Saved>>) {
+        let lacking = task.state.outputs.iter().zip(&here).filter(|(_, here)| here.is_none());
+        attempt.made = lacking.map(|(output, _)| output.clone()).collect();
+        attempt.look_at = Some(self.clock.now() + LOOK_AFTER);
+        self.keep(task, here, Some(attempt)).await;
+    }
+
+    /// Ends the task with what is here; `attempt` is written with it, when more is to come.
+    async fn keep(&self, mut task: Box<Task>, here: Vec<Option<Saved>>, attempt: Option<Attempt>) {
         let (here, let_go) = self.convert(&mut task, here).await;
         // In hand until the rows are committed.
         let _held = here.clone();
@@ -91,7 +126,7 @@ impl Inner {
         let images = pictures(here.into_iter().zip(kinds), 0, false);
         let partial = images.len() < task.state.outputs.len() || images.len() < task.request.count() as usize;
         let saved = Step::new(Event::Save { partial }, self.clock.now());
-        let Some(step) = self.closing(&task, saved).await else { return };
+        let Some(step) = self.closing(&task, saved, attempt).await else { return };
         crash("bytes.stored");
         self.save(task, Step { images, let_go, ..step }).await;
         crash("end.committed");
@@ -99,34 +134,71 @@ impl Inner {
 
     /// The step, with the attempt's books closed if its worker was killed before it could; `None` when the attempt cannot be
     /// read: then all of it is done again when the lease ends.
-    async fn closing(&self, task: &Task, step: Step) -> Option<Step> {
+    async fn closing(&self, task: &Task, step: Step, attempt: Option<Attempt>) -> Option<Step> {
         if task.state.booked || task.state.attempt.is_none() {
-            return Some(step);
+            return Some(Step { attempt, ..step });
         }
-        let mut attempt = self.attempt(task).await?;
+        let mut attempt = match attempt {
+            Some(attempt) => attempt,
+            None => self.attempt(task).await?,
+        };
         let verdict = Verdict::new(Billing::Yes, "its picture's link came");
         attempt.close(AttemptState::Succeeded, verdict, self.clock.now());
         Some(step.closing(attempt))
     }
 
-    /// Some pictures will not come: what is here counts, and with none the task has failed.
-    async fn give_up(&self, task: Box<Task>, here: Vec<Option<Saved>>, error: &BlobError) {
+    /// Some images will not come: what is here counts, and with none the task has failed. What came in their place is kept,
+    /// and if nothing did, their links, for an operator who can help.
+    async fn give_up(&self, task: Box<Task>, attempt: Option<Attempt>, here: Vec<Option<Saved>>, not_here: NotHere) {
+        let NotHere { error, evidence, .. } = not_here;
+        let detail = format!("the provider made a picture that could not be kept: {error}");
+        let mut attempt = attempt;
+        if let Some(attempt) = &mut attempt {
+            let evidence = evidence.as_ref();
+            self.quarantine(&task, attempt, QuarantineKind::Download, &error.to_string(), evidence).await;
+            let lacking = task.state.outputs.iter().zip(&here).filter(|(_, here)| here.is_none());
+            attempt.made = lacking.map(|(output, _)| output.clone()).collect();
+        }
         if here.iter().any(Option::is_some) {
-            return self.keep(task, here).await;
+            return self.keep(task, here, attempt).await;
         }
         let preview = preview_alone(&task);
         let code = match error {
             _ if preview => Code::NoImageReturned,
+            BlobError::NotAPicture(NotAPicture::Input) => Code::NoImageReturned,
             BlobError::Storage(_) | BlobError::Open { .. } => Code::StorageFailed,
-            error if hopeless(error, task.state.tries) => Code::AssetRejected,
+            error if hopeless(&error) => Code::AssetRejected,
             _ => Code::AssetUnavailable,
         };
-        let detail = format!("the provider made a picture that could not be kept: {error}");
         let billed = if task.state.booked { task.billed() } else { Billing::Yes };
         let failure = Failure { code, detail, billed, provider: None };
         let failed = Step::new(Event::Fail(failure), self.clock.now());
-        let Some(step) = self.closing(&task, failed).await else { return };
+        let Some(step) = self.closing(&task, failed, attempt).await else { return };
         self.save(task, step).await;
+    }
+}
+
+/// Outputs whose links are dead, with links that are not among them in their place.
+pub(super) fn renew(mut lacking: Vec<Output>, done: Done) -> Vec<Output> {
+    let known: Vec<String> = lacking.iter().filter_map(|output| link(output).map(str::to_owned)).collect();
+    let mut fresh = done.images.into_iter().filter_map(|image| match image.source {
+        ImageSource::Url(url) if !known.contains(&url) => Some(url),
+        _ => None,
+    });
+    for output in &mut lacking {
+        if let Source::Url(old) = &mut output.source
+            && let Some(url) = fresh.next()
+        {
+            *old = url;
+        }
+    }
+    lacking
+}
+
+fn link(output: &Output) -> Option<&str> {
+    match &output.source {
+        Source::Url(url) | Source::Preview(url) => Some(url),
+        Source::Blob(_) => None,
     }
 }
 
@@ -156,13 +228,12 @@ fn preview_alone(task: &Task) -> bool {
     task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)))
 }
 
-/// Whether trying again cannot help: the address is closed to us, or what it has given so often is no picture. An empty
-/// body or an error page may yet become one.
-pub(super) fn hopeless(error: &BlobError, tries: u32) -> bool {
-    match error {
-        BlobError::NotAPicture(NotAPicture::TooLarge { .. })
-        | BlobError::Fetch(FetchError::Refused(_) | FetchError::TooLarge(_)) => true,
-        BlobError::NotAPicture(_) | BlobError::Fetch(FetchError::TooManyRedirects) => tries >= NO_PICTURE,
-        _ => false,
-    }
+/// Whether trying again cannot help: the address is closed to us, what it gives is larger than any image that is kept, or it
+/// is one of our own. An empty body, a page or an error may yet become an image.
+pub(super) fn hopeless(error: &BlobError) -> bool {
+    matches!(
+        error,
+        BlobError::NotAPicture(NotAPicture::TooLarge { .. } | NotAPicture::Input)
+            | BlobError::Fetch(FetchError::Refused(_) | FetchError::TooLarge(_))
+    )
 }

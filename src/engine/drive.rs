@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use metrics::counter;
 
-use super::late::{LOOK_AFTER, LOOK_RARELY};
+use super::late::{BELIEVED_AFTER, LOOK_AFTER, LOOK_RARELY};
 use super::pace::{backoff, next_poll};
+use super::results::reason;
 use super::retry::failure;
 use super::save::Step;
 use super::{Inner, Lane, spans};
@@ -16,9 +17,10 @@ use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::lane::Outcome;
+use crate::domain::meter;
 use crate::domain::request::GenerateRequest;
 use crate::domain::task::{Event, Failure, Output, Phase, Source, Stopping, Task};
-use crate::providers::{Asked, Done, Kind, MadeSource, Progress, ProviderError};
+use crate::providers::{Answered, Asked, Done, ImageSource, InlineImage, Kind, Progress, ProviderError};
 use crate::trace;
 
 /// A provider that has done its work without a picture is asked again this often before it is believed.
@@ -47,6 +49,12 @@ pub(super) async fn run(engine: &Inner, task: Box<Task>) {
     span.around(step).await;
 }
 
+/// Whether a failure that cost nothing has been told long enough ago for the first time.
+fn believed(attempt: &Attempt, error: &ProviderError, now: Millis) -> bool {
+    let told = attempt.failed_since.is_some_and(|since| now.since(since) >= BELIEVED_AFTER);
+    told && error.verdict.billed == Billing::No
+}
+
 impl Inner {
     /// Asks how an accepted job stands.
     async fn poll(&self, task: Box<Task>) {
@@ -67,13 +75,17 @@ impl Inner {
         if task.state.stopping == Some(Stopping::Wanted) {
             self.ask_to_stop(&mut task, &lane, &handle).await;
         }
-        let answer = self.check(&lane, &attempt, &handle, &task.request).await;
+        let answered = self.check(&lane, &attempt, &handle, &task.request).await;
         crash("poll.answered");
-        let silent = matches!(&answer, Err(error) if error.kind != Kind::Missing);
+        let silent = matches!(&answered.outcome, Err(error) if error.kind != Kind::Missing);
         task.state.unanswered = if silent { task.state.unanswered + 1 } else { 0 };
-        match answer {
+        let kept = reason(&answered).zip(answered.evidence);
+        match answered.outcome {
             Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,
-            Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
+            Ok(Progress::Done(done)) => {
+                self.keep_evidence(&task, &attempt, kept).await;
+                self.produce(task, attempt, done).await;
+            }
             Ok(Progress::Failed(error)) if task.state.stopping.is_some() => {
                 attempt.failure = Some(failure(&error));
                 attempt.close(AttemptState::Failed, error.verdict, now);
@@ -87,9 +99,21 @@ impl Inner {
                 task.state.empty_handed += 1;
                 self.stay(task, None, now + Duration::from_secs(20)).await;
             }
+            // What cost nothing, or not yet, may yet be done.
+            Ok(Progress::Failed(error)) if !error.settled && !believed(&attempt, &error, now) => {
+                let since = if error.verdict.billed == Billing::No { attempt.failed_since.or(Some(now)) } else { None };
+                let step = Step::new(Event::Stay(None), next.max(now + BELIEVED_AFTER).min(task.deadline_at));
+                let attempt = Attempt { failed_since: since, ..attempt };
+                self.save(task, step.with(attempt)).await;
+            }
             Ok(Progress::Failed(error)) => {
                 let state =
                     if error.kind == Kind::NoImage { AttemptState::NoImage } else { AttemptState::Failed };
+                if state == AttemptState::NoImage {
+                    self.keep_evidence(&task, &attempt, kept).await;
+                }
+                // It may change its mind: then what it makes is brought here all the same.
+                attempt.look_at = Some(now + LOOK_AFTER);
                 self.over(task, attempt, state, error).await;
             }
             Err(error) if error.kind == Kind::Missing => {
@@ -123,15 +147,17 @@ impl Inner {
         attempt: &Attempt,
         handle: &str,
         request: &GenerateRequest,
-    ) -> Result<Progress, ProviderError> {
+    ) -> Answered {
         let hinted = attempt.handle.as_deref() != Some(handle) && attempt.token_hash.is_some();
         let hook = hinted.then(|| self.links.hook(&attempt.provider, attempt.id));
         let callback = hook.as_ref().map(|hook| hook.url.as_str());
         let span = Self::calling(&trace::here(), "provider.check", &attempt.provider);
-        let answer = span.around(lane.provider.check(&Asked { handle, request, callback })).await;
-        spans::answered(&span, &answer);
-        super::tally::asked(&attempt.provider, &answer);
-        answer
+        let (provider_model, sent) = (attempt.provider_model.as_str(), attempt.sent.as_slice());
+        let asked = Asked { handle, request, provider_model, sent, callback };
+        let answered = span.around(lane.provider.check(&asked)).await;
+        spans::answered(&span, &answered.outcome);
+        super::tally::asked(&attempt.provider, &answered.outcome);
+        answered
     }
 
     /// Passes a caller's wish to the provider, once. Whatever it answers, the next look tells what became of the job.
@@ -170,10 +196,10 @@ impl Inner {
     }
 
     /// Keeps a picture that came inside an answer, however long the disk refuses: nobody can be asked for it again.
-    async fn put(&self, task: &Task, bytes: Bytes) -> Result<Saved, BlobError> {
+    async fn put(&self, task: &Task, image: &InlineImage) -> Result<Saved, BlobError> {
         let mut tries = 0;
         loop {
-            match self.blobs.put(bytes.clone()).await {
+            match self.keep_image(image).await {
                 Err(BlobError::Storage(error)) if tries < KEEP_TRYING => {
                     tries += 1;
                     tracing::error!(task.id = %task.id, %error, tries, "a paid picture cannot be written; trying again");
@@ -193,9 +219,9 @@ impl Inner {
         let mut held = Vec::new();
         for made in done.images {
             let source = match made.source {
-                MadeSource::Url(url) => Source::Url(url),
-                MadeSource::Preview(url) => Source::Preview(url),
-                MadeSource::Bytes(bytes) => match self.put(&task, bytes).await {
+                ImageSource::Url(url) => Source::Url(url),
+                ImageSource::Preview(url) => Source::Preview(url),
+                ImageSource::Inline(image) => match self.put(&task, &image).await {
                     Ok(saved) => {
                         held.push(saved.hold);
                         Source::Blob(saved.sha256)
@@ -213,6 +239,7 @@ impl Inner {
             self.note(&attempt.provider, &attempt.provider_model, Outcome::Good).await;
         }
         attempt.handle = done.handle.or(attempt.handle);
+        self.note_absurd(&attempt, &done.verdict);
         attempt.close(AttemptState::Succeeded, done.verdict, now);
         if outputs.is_empty() {
             let error = ProviderError::new(
@@ -231,6 +258,18 @@ impl Inner {
         if let Some(task) = saved {
             crash("links.committed");
             trace::span("task.save").around(self.bring(task)).await;
+        }
+    }
+
+    /// A charge far beyond the price is not believed, and somebody should look at it.
+    pub(super) fn note_absurd(&self, attempt: &Attempt, verdict: &Verdict) {
+        if attempt.is_absurd(verdict) {
+            let charged = verdict.charged.map(|usd| usd.to_string());
+            tracing::error!(
+                attempt.id = %attempt.id, provider.id = attempt.provider, charged_usd = charged,
+                "a provider reports a charge far beyond the price; it is held as unknown"
+            );
+            counter!(meter::ABSURD_CHARGES, "provider" => attempt.provider.clone()).increment(1);
         }
     }
 

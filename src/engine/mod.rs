@@ -22,6 +22,7 @@ mod pace;
 mod post;
 mod prepare;
 mod reconcile;
+mod results;
 mod retry;
 mod ring;
 mod route;
@@ -47,6 +48,7 @@ pub use catalog::{Alias, Catalog, Entry};
 pub use deliver::WebhookSettings;
 pub use lane::LaneView;
 pub use offered::Offered;
+pub use results::{Recovered, Supplied};
 pub use route::{NoRoute, Plan, Planned, Rejected, Standing};
 pub use tidy::TidyError;
 
@@ -62,6 +64,7 @@ use crate::domain::webhook::{Rotation, Secret};
 use crate::net::Net;
 use crate::net::policy::Refused;
 use crate::providers::Provider;
+use crate::spool::Spool;
 use crate::store::{Store, StoreError};
 use crate::trace::Traces;
 
@@ -107,6 +110,8 @@ pub struct Parts {
     pub blobs: Blobs,
     /// Room on the disks.
     pub space: Space,
+    /// Answers and images that wait.
+    pub spool: Spool,
     /// Connections.
     pub net: Net,
     /// Time.

@@ -2,8 +2,9 @@
 //! window is over; they are sent again only where that cannot be charged twice.
 
 use super::Inner;
-use super::late::LOOK_AFTER;
+use super::late::{BELIEVED_AFTER, LOOK_AFTER};
 use super::pace::next_poll;
+use super::results::reason;
 use super::save::Step;
 use crate::chaos::planted;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
@@ -12,7 +13,9 @@ use crate::domain::code::Code;
 use crate::domain::lane::Outcome;
 use crate::domain::request::OnUnknown;
 use crate::domain::task::{Event, Failure, Task};
-use crate::providers::{Kind, Progress, ProviderError};
+use crate::providers::{Answered, Kind, Progress, ProviderError};
+use crate::spool::Evidence;
+use crate::store::StoreError;
 
 impl Inner {
     /// The worker that was submitting is gone, and its answer with it.
@@ -22,10 +25,26 @@ impl Inner {
             self.save(task, Step::new(Event::Retry, self.clock.now())).await;
             return;
         }
+        // What had come of the answer may tell what became of the call.
+        if let Some(evidence) = self.spool.left(&attempt.id.to_string()) {
+            return self.answered_before(task, attempt, evidence).await;
+        }
         attempt.judge(Verdict::new(Billing::Unknown, "the gateway stopped while the call was under way"));
         tracing::warn!(task.id = %task.id, attempt.id = %attempt.id, "a paid call was interrupted; its outcome is unknown");
         task.state.reconcile_until = Some(self.window(&task, &attempt, None));
         self.lose(task, attempt).await;
+    }
+
+    /// A process was killed, or a worker panicked, between an answer and the commit of what it says: it is read again.
+    async fn answered_before(&self, task: Box<Task>, attempt: Attempt, evidence: Evidence) {
+        let outcome = self.read_evidence(&attempt, &task, &evidence).await;
+        let Some((outcome, lane)) = outcome.zip(self.lane(&attempt.provider)) else {
+            // Its provider is not configured at present: the answer waits.
+            tracing::error!(task.id = %task.id, provider.id = attempt.provider, "the answer to a paid call cannot be read: its provider is not configured");
+            return;
+        };
+        tracing::warn!(task.id = %task.id, attempt.id = %attempt.id, "the answer to an interrupted paid call was found in the spool");
+        self.answered(&lane, task, attempt, Answered { outcome, evidence: Some(evidence) }).await;
     }
 
     /// An answer from which nobody can tell whether the provider accepted.
@@ -73,11 +92,15 @@ impl Inner {
                 return;
             }
         };
-        let until = task.state.reconcile_until.unwrap_or(now);
-        let hint = match hint {
-            Some(hint) if self.is_bound(&attempt, &hint).await => None,
-            hint => hint,
+        // A job that another attempt has is not ours, whatever the callback says; who cannot be asked is asked again.
+        let hint = match self.unless_taken(&attempt, hint).await {
+            Ok(hint) => hint,
+            Err(error) => {
+                tracing::error!(task.id = %task.id, %error, "cannot look up whose job a callback named; trying again when the lease ends");
+                return;
+            }
         };
+        let until = task.state.reconcile_until.unwrap_or(now);
         let Some((handle, lane)) = hint.zip(self.lane(&attempt.provider)) else {
             if now < until {
                 self.wait_for_news(task, until).await;
@@ -86,7 +109,9 @@ impl Inner {
             }
             return;
         };
-        match self.check(&lane, &attempt, &handle, &task.request).await {
+        let answered = self.check(&lane, &attempt, &handle, &task.request).await;
+        let kept = reason(&answered).zip(answered.evidence);
+        match answered.outcome {
             Ok(Progress::Pending(_)) => {
                 attempt.handle = Some(handle);
                 attempt.state = AttemptState::Accepted;
@@ -99,10 +124,19 @@ impl Inner {
             }
             Ok(Progress::Done(done)) => {
                 attempt.handle = Some(handle);
+                self.keep_evidence(&task, &attempt, kept).await;
                 self.produce(task, attempt, done).await;
+            }
+            // A job that is found failed is ours, and is asked once more whether it stays with that.
+            Ok(Progress::Failed(error)) if error.kind != Kind::Contract && !error.settled => {
+                attempt.handle = Some(handle);
+                attempt.state = AttemptState::Accepted;
+                attempt.judge(Verdict::new(Billing::Unknown, "found by its callback, failed and not yet believed"));
+                self.save(task, Step::new(Event::Accept, now + BELIEVED_AFTER).with(attempt)).await;
             }
             Ok(Progress::Failed(error)) if error.kind != Kind::Contract => {
                 attempt.handle = Some(handle);
+                attempt.look_at = Some(now + LOOK_AFTER);
                 self.over(task, attempt, AttemptState::Failed, error).await;
             }
             // Not ours, not known there, or no answer: the hint alone proves nothing.
@@ -116,6 +150,17 @@ impl Inner {
                 self.give_up_looking(task, attempt).await;
             }
         }
+    }
+
+    /// The job that a callback named, unless it is another attempt's.
+    pub(super) async fn unless_taken(
+        &self,
+        attempt: &Attempt,
+        hint: Option<String>,
+    ) -> Result<Option<String>, StoreError> {
+        let Some(hint) = hint else { return Ok(None) };
+        let owner = self.store.attempt_by_job(&attempt.upstream, &hint).await?;
+        Ok(Some(hint).filter(|_| owner.is_none_or(|owner| owner.id == attempt.id)))
     }
 
     async fn wait_for_news(&self, mut task: Box<Task>, until: Millis) {

@@ -28,6 +28,8 @@ impl Inner {
         let now = self.clock.now();
         self.observed.failed(&attempt.provider, error.kind);
         attempt.failure = Some(failure(&error));
+        attempt.handle = attempt.handle.or_else(|| error.job_id.clone());
+        self.note_absurd(&attempt, &error.verdict);
         attempt.close(state, error.verdict.clone(), now);
         // A provider that named a job by its callback has not refused it, whatever its answer says.
         let refused = matches!(state, AttemptState::Rejected | AttemptState::NotSent);

@@ -4,15 +4,19 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use metrics::counter;
 
 use super::Inner;
 use super::pace::backoff;
+use super::retry::failure;
 use super::submit::LOOK_AGAIN;
 use crate::chaos::planted;
-use crate::domain::attempt::Attempt;
+use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::image::StoredImage;
-use crate::domain::task::{Event, Task};
+use crate::domain::meter;
+use crate::domain::task::{Event, Phase, Task};
+use crate::providers::{Kind, ProviderError};
 use crate::store::{Change, Gate, StoreError};
 
 /// One step of a task: what happened, and what is written with it.
@@ -116,6 +120,7 @@ impl Inner {
             let change = Change {
                 task: next,
                 attempt: step.attempt.clone(),
+                other: None,
                 verdict: None,
                 images: step.images.clone(),
                 let_go: step.let_go.clone(),
@@ -138,6 +143,7 @@ impl Inner {
                     return Some(saved);
                 }
                 Err(StoreError::Closed(until)) => return self.turned_back(task, &step, until).await,
+                Err(StoreError::Bound) => return self.bound_elsewhere(task, &step).await,
                 Err(StoreError::Stale) => task = self.reread(&task, &step).await?,
                 Err(error) => {
                     tries += 1;
@@ -157,6 +163,45 @@ impl Inner {
         let until = until.max(self.clock.now() + LOOK_AGAIN).min(task.start_by);
         self.save(task, Step::new(Event::Stay(None), until)).await;
         None
+    }
+
+    /// The job that an answer named is another attempt's: nothing of the answer is believed. If that attempt is an earlier one
+    /// of the same task, what it makes is the task's; anything else is a mistake of the provider's, or worse.
+    async fn bound_elsewhere(&self, task: Box<Task>, step: &Step) -> Option<Box<Task>> {
+        let Some(mut attempt) = step.attempt.clone() else { return None };
+        let mut tries = 0;
+        let mut done = self.job_taken(&attempt).await;
+        while let Err(error) = done {
+            tries += 1;
+            tracing::error!(task.id = %task.id, %error, tries, "cannot look up whose job it is; trying again");
+            tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5))).await;
+            done = self.job_taken(&attempt).await;
+        }
+        let verdict = Verdict::new(Billing::Unknown, "answered with the id of another attempt's job");
+        let error = ProviderError::new(Kind::Contract, verdict, "the provider named another attempt's job");
+        (attempt.handle, attempt.finished_at, attempt.failure) = (None, None, Some(failure(&error)));
+        match task.phase {
+            Phase::Submitting => self.unclear(task, attempt, &error).await,
+            // What a callback named is no news; what else is known of the task stands.
+            _ => self.stay(task, None, self.clock.now() + LOOK_AGAIN * 20).await,
+        }
+        None
+    }
+
+    /// Tells of a job that another attempt has already, and wakes that one if it is of the same task.
+    pub(super) async fn job_taken(&self, attempt: &Attempt) -> Result<(), StoreError> {
+        let handle = attempt.handle.as_deref().unwrap_or_default();
+        let Some(owner) = self.store.attempt_by_job(&attempt.upstream, handle).await? else { return Ok(()) };
+        let same_task = owner.task == attempt.task;
+        tracing::error!(
+            attempt.id = %attempt.id, provider.id = attempt.provider, handle, owner = %owner.id, same_task,
+            "the provider named a job that is another attempt's; nothing of it is delivered"
+        );
+        counter!(meter::JOB_CONFLICTS, "provider" => attempt.provider.clone()).increment(1);
+        if same_task {
+            self.store.knock(owner.id, None, None).await?;
+        }
+        Ok(())
     }
 
     /// The task as another writer left it, when the step still belongs to it. What the provider said of an attempt that the

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::lane::{Way, outcome};
 use super::options::is_unread;
+use super::results::reason;
 use super::retry::failure;
 use super::route::Planned;
 use super::save::Step;
@@ -19,8 +20,9 @@ use crate::domain::code::Code;
 use crate::domain::fit::effective;
 use crate::domain::id::AttemptId;
 use crate::domain::image::ImageKind;
+use crate::domain::quarantine::QuarantineKind;
 use crate::domain::task::{Event, Failure, Output, Source, Task};
-use crate::providers::{Callback, Job, Kind, Progress, ProviderError, Signal};
+use crate::providers::{Answered, Callback, Job, Progress, ProviderError, Signal, sent};
 use crate::store::Gate;
 
 /// A task that finds no room looks again after no less than this.
@@ -41,7 +43,7 @@ impl Inner {
             return;
         }
         // What could not be kept is not bought.
-        if self.tight().is_some() {
+        if self.tight().is_some() || self.spool.full() {
             let until = (now + super::space::COME_BACK).min(task.start_by);
             self.save(task, Step::new(Event::Stay(None), until)).await;
             return;
@@ -69,6 +71,8 @@ impl Inner {
             Err(unfit) => return self.unprepared(task, unfit).await,
         };
         let mut attempt = self.intent(&task, &planned);
+        attempt.upstream = lane.provider.account().upstream();
+        attempt.sent = sent(&inputs);
         let rings = offered.catalog.reachable && !lane.provider.pace().reconcile.is_zero();
         let hook = rings.then(|| self.links.hook(&attempt.provider, attempt.id));
         attempt.token_hash = hook.as_ref().map(|hook| hook.token_hash.clone());
@@ -110,7 +114,7 @@ impl Inner {
         job: &Job<'_>,
         mut task: Box<Task>,
         attempt: &Attempt,
-    ) -> (Box<Task>, Result<Progress, ProviderError>) {
+    ) -> (Box<Task>, Answered) {
         let (signals, mut heard) = mpsc::channel(16);
         let span = Self::calling(&self.place(&task), "provider.submit", &attempt.provider);
         let mut calling = std::pin::pin!(span.around(lane.provider.submit(job, &signals)));
@@ -146,12 +150,23 @@ impl Inner {
                 task = saved;
             }
         };
-        spans::answered(&span, &answer);
+        spans::answered(&span, &answer.outcome);
         (task, answer)
     }
 
-    /// What the answer comes to.
-    async fn answered(
+    /// What the answer comes to. Its bytes are let go of once that is durable.
+    pub(super) async fn answered(&self, lane: &Lane, task: Box<Task>, attempt: Attempt, answered: Answered) {
+        if let Some(reason) = reason(&answered) {
+            let evidence = answered.evidence.as_ref();
+            self.quarantine(&task, &attempt, QuarantineKind::Answer, &reason, evidence).await;
+        }
+        self.act_on(lane, task, attempt, answered.outcome).await;
+        if let Some(evidence) = answered.evidence {
+            evidence.body.acted_on();
+        }
+    }
+
+    async fn act_on(
         &self,
         lane: &Lane,
         mut task: Box<Task>,
@@ -161,14 +176,6 @@ impl Inner {
         let now = self.clock.now();
         match answer {
             Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
-            Ok(Progress::Pending(pending)) if self.is_bound(&attempt, &pending.handle).await => {
-                tracing::error!(task.id = %task.id, provider.id = attempt.provider, handle = pending.handle, "the provider named a job that is another attempt's");
-                let verdict = Verdict::new(Billing::Unknown, "answered with the id of another attempt's job");
-                let error =
-                    ProviderError::new(Kind::Contract, verdict, "the provider named another attempt's job");
-                attempt.failure = Some(failure(&error));
-                self.unclear(task, attempt, &error).await;
-            }
             Ok(Progress::Pending(pending)) => {
                 attempt.state = AttemptState::Accepted;
                 attempt.handle = Some(pending.handle);
@@ -193,11 +200,6 @@ impl Inner {
                 self.over(task, attempt, state, error).await;
             }
         }
-    }
-
-    /// Whether a handle is another attempt's. A database that does not answer is no reason to lose a job.
-    pub(super) async fn is_bound(&self, attempt: &Attempt, handle: &str) -> bool {
-        self.store.is_bound(&attempt.provider, handle, attempt.id).await.unwrap_or(false)
     }
 
     /// The first of the task's routes that is still in question, still configured and open just now, planned anew.
@@ -238,9 +240,13 @@ impl Inner {
             charged: None,
             units: None,
             handle: None,
+            upstream: String::new(),
+            sent: Vec::new(),
+            failed_since: None,
             failure: None,
             token_hash: None,
             made: Vec::new(),
+            made_verdict: None,
             lacking_since: None,
             look_at: None,
             started_at: self.clock.now(),

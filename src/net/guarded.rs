@@ -182,6 +182,19 @@ impl Guarded {
 }
 
 impl Fetched {
+    /// The answer's status: a success.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// What the answer says of its body.
+    pub fn kept_headers(&self) -> Vec<(String, String)> {
+        let kept = ["content-type", "content-encoding", "content-length", "server", "date"];
+        let headers = self.response.headers();
+        let text = |name: &str| Some((name.to_owned(), headers.get(name)?.to_str().ok()?.to_owned()));
+        kept.into_iter().filter_map(text).collect()
+    }
+
     /// The body, piece by piece; it ends with an error when it exceeds `most` bytes, falls short of its announced length
     /// or crawls. What is announced is not believed: bytes are counted.
     pub fn body(self, most: u64) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + Unpin {

@@ -1,47 +1,52 @@
-//! The shell every adapter shares: sends a [`Wire`] with the account's key, reads what comes back within limits, and
-//! judges refusals by the error map. Adapters see answers, never sockets.
+//! The shell every adapter shares: sends an upstream request with the account's key, has the one reader read what comes back,
+//! and judges refusals by the error map. Adapters see answers, never sockets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use http::HeaderMap;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
 use http_body_util::BodyExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::mpsc;
 use url::Url;
 use utoipa::ToSchema;
 
-use super::answer::{self, Answer, words};
 use super::errors::{On, Rows, Strange};
-use super::sse::{self, Cut};
-use super::{Kind, ProviderError, Wire};
+use super::reader::{self, Answer, Images, Interpreter, Limits, Part};
+use super::value::text;
+use super::{Answered, Kind, Progress, ProviderError, Signal, Wire};
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::task::ProviderWords;
 use crate::net::Net;
 use crate::net::paid::{NotSent, Order, PaidError};
+use crate::spool::{Evidence, Head, Spool};
 
-/// JSON answers beyond this are cut off.
-const MAX_JSON: usize = 8 * 1024 * 1024;
-/// Without a byte for this long a stream is dead.
-const STREAM_IDLE: Duration = Duration::from_secs(90);
-/// Without an event for this long it is, too: comments keep a connection alive, not a job.
-const STREAM_SILENT: Duration = Duration::from_mins(5);
-/// No stream runs longer.
-const STREAM_TOTAL: Duration = Duration::from_mins(15);
+/// Without a byte for this long an answer is dead.
+const IDLE: Duration = Duration::from_secs(90);
+/// Without an event for this long a stream is, too: comments keep a connection alive, not a job.
+const SILENT: Duration = Duration::from_mins(5);
+/// No answer is read for longer.
+const WHOLE: Duration = Duration::from_mins(15);
+/// The same of answers that cost nothing and can be asked for again.
+const IDLE_POLL: Duration = Duration::from_secs(30);
+const WHOLE_POLL: Duration = Duration::from_mins(3);
 /// Of no stream more lines are read: the longest text a chat model writes has 16 thousand pieces of three lines each.
-const STREAM_LINES: usize = 100_000;
-/// Nor more bytes than this, or than so many of its longest events: previews come before a picture, and pictures in tens.
-const STREAM_BYTES: usize = 16 * 1024 * 1024;
-const LONGEST_EVENTS: usize = 4;
+const LINES: usize = 100_000;
 /// How much of a provider's message is kept.
 const MAX_WORDS: usize = 500;
+/// The longest rest a provider can ask for.
+const MAX_REST: Duration = Duration::from_mins(15);
+/// Headers of an answer that are kept as evidence, and prefixes of such.
+const KEPT_HEADERS: [&str; 12] = [
+    "cf-mitigated", "cf-ray", "content-encoding", "content-length", "content-type", "date", "finish-reason", "retry-after",
+    "server", "via", "x-request-id", "x-trace-id",
+];
+const KEPT_PREFIXES: [&str; 3] = ["openai-", "x-ratelimit-", "request-id"];
 
 /// One configured account.
 #[derive(Clone)]
@@ -68,6 +73,12 @@ pub struct Account {
     pub rows: Rows,
     /// Answers that no row knew.
     pub strange: Arc<Strange>,
+    /// Where answers wait until they were acted on.
+    pub spool: Spool,
+    /// How long an answer may be, decoded, in bytes.
+    pub max_answer: u64,
+    /// Whether results may be fetched over plain http.
+    pub allow_http_results: bool,
 }
 
 /// An upstream request, for people to read.
@@ -84,14 +95,6 @@ pub struct Shown {
     pub body: Value,
 }
 
-/// What a paid call gave.
-pub enum Reply {
-    /// A document.
-    Whole(Answer),
-    /// A stream of events.
-    Events(BoxStream<'static, Result<sse::Event, String>>),
-}
-
 impl Account {
     /// The account with the header its kind's keys usually travel in.
     #[must_use]
@@ -100,38 +103,92 @@ impl Account {
         self
     }
 
-    /// Makes a paid call, once. Errors say whether the provider can have seen it. `most` bounds one streamed event, and a
-    /// whole document where it is more than the usual.
-    pub async fn submit(
+    /// Whose ids the jobs at this account have: those of all accounts at one address are told apart.
+    pub fn upstream(&self) -> String {
+        self.base.as_str().trim_end_matches('/').to_ascii_lowercase()
+    }
+
+    /// The account's key, to be overwritten where it must not be read.
+    pub fn secret(&self) -> String {
+        self.key.expose_secret().to_owned()
+    }
+
+    /// Makes a paid call, once, and has its answer interpreted while it comes. Errors say whether the provider can have seen
+    /// it. Its bytes are kept under `name` until they were acted on.
+    pub async fn buy(
         &self,
         wire: &Wire,
         not_after: std::time::Instant,
-        most: usize,
-    ) -> Result<Reply, ProviderError> {
+        name: &str,
+        interpreter: &mut dyn Interpreter,
+        signals: &mpsc::Sender<Signal>,
+    ) -> Answered {
+        let response = match self.post(wire, not_after).await {
+            Ok(response) => response,
+            Err(error) => return Answered::without_evidence(Err(error)),
+        };
+        let (head, body) = response.into_parts();
+        let head = kept(head.status.as_u16(), &head.headers);
+        let body = body.into_data_stream().map(|piece| piece.map_err(|e| e.to_string())).boxed();
+        let limits = self.limits(IDLE, WHOLE);
+        let evidence = self.spool.answer(name, &head);
+        let (answer, evidence) =
+            reader::read((head, body), limits, evidence, &self.spool, interpreter, Some(signals)).await;
+        Answered { outcome: interpreter.conclude(&answer), evidence: Some(evidence) }
+    }
+
+    /// Asks something free, and has the answer interpreted.
+    pub async fn ask(&self, wire: &Wire, interpreter: &mut dyn Interpreter) -> Answered {
+        match self.answer_to(wire, interpreter).await {
+            Ok((answer, evidence)) => Answered { outcome: interpreter.conclude(&answer), evidence: Some(evidence) },
+            Err(error) => Answered::without_evidence(Err(error)),
+        }
+    }
+
+    /// Asks something free that has nothing to do with images.
+    pub async fn ask_plainly(&self, wire: &Wire) -> Result<Answer, ProviderError> {
+        struct Nothing;
+        impl Interpreter for Nothing {
+            fn part(&mut self, _: Part, _: &Images) -> Vec<Signal> {
+                Vec::new()
+            }
+            fn conclude(&mut self, _: &Answer) -> Result<Progress, ProviderError> {
+                Err(ProviderError::new(Kind::Garbled, unknown("not asked"), "not asked"))
+            }
+        }
+        self.answer_to(wire, &mut Nothing).await.map(|(answer, _)| answer)
+    }
+
+    /// Interprets an answer that was kept once more.
+    pub async fn read_again(&self, evidence: &Evidence, interpreter: &mut dyn Interpreter) -> Answered {
+        // It was decoded when it was kept.
+        let mut head = evidence.head.clone();
+        head.headers.retain(|(name, _)| name != "content-encoding");
+        let body = evidence.body.stream().map(|piece| piece.map_err(|error| error.to_string()));
+        // What was not whole then is not whole now.
+        let cut = (!evidence.whole).then(|| Err("the answer was cut".to_owned()));
+        let body = body.chain(futures_util::stream::iter(cut));
+        let limits = self.limits(IDLE, WHOLE);
+        let (answer, _) =
+            reader::read((head, Box::pin(body)), limits, self.spool.buffer(), &self.spool, interpreter, None).await;
+        Answered { outcome: interpreter.conclude(&answer), evidence: Some(evidence.clone()) }
+    }
+
+    async fn post(&self, wire: &Wire, not_after: std::time::Instant) -> Result<crate::net::paid::Response, ProviderError> {
         let mut headers = HeaderMap::new();
         self.sign(&mut headers);
         let (content_type, body) = wire.encode();
         headers.extend(HeaderValue::try_from(content_type).map(|value| (CONTENT_TYPE, value)));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let order = Order { url: self.url(&wire.path)?, headers, body, head_within: self.timeout, not_after };
-        let response = self.net.paid.post(order).await.map_err(|error| self.no_answer(&error))?;
-        let (head, body) = response.into_parts();
-        let body = body.into_data_stream().map(|piece| piece.map_err(|e| e.to_string()));
-        let streams = head
-            .headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        if head.status.is_success() && streams {
-            return Ok(Reply::Events(events(body, most)));
-        }
-        let ends = Instant::now() + self.timeout;
-        Ok(Reply::Whole(
-            answer::read(head.status.as_u16(), &head.headers, body, ends, MAX_JSON.max(most)).await,
-        ))
+        self.net.paid.post(order).await.map_err(|error| self.no_answer(&error))
     }
 
-    /// Asks something free.
-    pub async fn ask(&self, wire: &Wire) -> Result<Answer, ProviderError> {
+    async fn answer_to(
+        &self,
+        wire: &Wire,
+        interpreter: &mut dyn Interpreter,
+    ) -> Result<(Answer, Evidence), ProviderError> {
         let mut headers = HeaderMap::new();
         self.sign(&mut headers);
         let request = self.net.upstream.request(wire.method.clone(), self.url(&wire.path)?).headers(headers);
@@ -141,10 +198,14 @@ impl Account {
             ProviderError::new(Kind::Unreachable, unknown("a poll proves nothing"), detail)
         };
         let response = request.send().await.map_err(failed)?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = Box::pin(response.bytes_stream().map(|piece| piece.map_err(|e| e.to_string())));
-        let ends = Instant::now() + Duration::from_secs(30);
-        Ok(answer::read(status, &headers, body, ends, 48 * 1024 * 1024).await)
+        let head = kept(response.status().as_u16(), response.headers());
+        let body = response.bytes_stream().map(|piece| piece.map_err(|e| e.to_string())).boxed();
+        let (limits, evidence) = (self.limits(IDLE_POLL, WHOLE_POLL), self.spool.buffer());
+        Ok(reader::read((head, body), limits, evidence, &self.spool, interpreter, None).await)
+    }
+
+    fn limits(&self, idle: Duration, whole: Duration) -> Limits {
+        Limits { total: self.max_answer, lines: LINES, idle, silent: SILENT, whole }
     }
 
     /// A request as a dry run shows it: complete but for the key.
@@ -177,7 +238,7 @@ impl Account {
         let evidence = match (answer.whole, code.as_deref()) {
             (true, Some(code)) => format!("HTTP {} with code {code}", answer.status),
             (true, None) => format!("HTTP {}", answer.status),
-            (false, _) => format!("HTTP {}, cut off after {} bytes", answer.status, answer.body.len()),
+            (false, _) => format!("HTTP {}, cut off after {} bytes", answer.status, answer.length),
         };
         let detail = if message.is_empty() { evidence.clone() } else { format!("{evidence}: {message}") };
         ProviderError {
@@ -192,6 +253,8 @@ impl Account {
             },
             retry_after: answer.retry_after,
             window: judged.window_s.map(Duration::from_secs),
+            job_id: None,
+            settled: true,
         }
     }
 
@@ -265,88 +328,65 @@ pub fn unknown(evidence: &str) -> Verdict {
     Verdict::new(Billing::Unknown, evidence)
 }
 
-fn events<S>(body: S, most: usize) -> BoxStream<'static, Result<sse::Event, String>>
-where
-    S: Stream<Item = Result<Bytes, String>> + Send + Unpin + 'static,
-{
-    let ends = Instant::now() + STREAM_TOTAL;
-    // Idleness is judged on bytes, silence on events.
-    let bytes = futures_util::stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        // A flood is always ready: without this, here and below, it would let nobody else work on this thread.
-        tokio::task::coop::consume_budget().await;
-        match timeout_at(ends.min(Instant::now() + STREAM_IDLE), body.next()).await {
-            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(body))),
-            Ok(Some(Err(error))) => Some((Err(error), None)),
-            Ok(None) => None,
-            Err(_) => Some((Err("the stream fell silent".to_owned()), None)),
-        }
+/// What is kept of an answer's head.
+fn kept(status: u16, headers: &HeaderMap) -> Head {
+    let names = headers.iter().filter(|(name, _)| {
+        let name = name.as_str();
+        KEPT_HEADERS.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     });
-    let total = STREAM_BYTES.max(most.saturating_mul(LONGEST_EVENTS));
-    let limits = sse::Limits { event: most, total, lines: STREAM_LINES };
-    let events = sse::events(Box::pin(bytes), limits);
-    let spoken = futures_util::stream::unfold(Some(events), |events| async move {
-        let mut events = events?;
-        tokio::task::coop::consume_budget().await;
-        match timeout_at(Instant::now() + STREAM_SILENT, events.next()).await {
-            Ok(Some(Ok(event))) => Some((Ok(event), Some(events))),
-            Ok(Some(Err(Cut::Broken(error)))) => Some((Err(error), None)),
-            Ok(Some(Err(cut @ Cut::Excess(_)))) => Some((Err(cut.to_string()), None)),
-            Ok(None) => None,
-            Err(_) => Some((Err("the stream sent no event".to_owned()), None)),
-        }
-    });
-    spoken.boxed()
+    let lossy = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    Head {
+        status,
+        headers: names.map(|(name, value)| (name.as_str().to_owned(), lossy(value))).collect(),
+        retry_after: retry_after(headers),
+    }
+}
+
+/// Seconds, or a date measured against the answer's own `Date`; clamped to what is sensible.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| *seconds >= 0.0) {
+        return Some(Duration::try_from_secs_f64(seconds).unwrap_or(MAX_REST).min(MAX_REST));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let sent = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Some(until.duration_since(sent).unwrap_or_default().min(MAX_REST))
+}
+
+/// A provider's error code and message, wherever they stand in its answer.
+fn words(answer: &Answer) -> (Option<String>, String) {
+    let Some(json) = &answer.json else {
+        return (None, answer.text.chars().take(2000).collect());
+    };
+    let first = |pointers: &[&str]| pointers.iter().find_map(|pointer| text(json.pointer(pointer)?));
+    let code = first(&["/error/code", "/error_code", "/failure_reason_code", "/base_resp/status_code", "/code"]);
+    let message = first(&[
+        "/error/message", "/error/msg", "/error", "/message", "/msg", "/base_resp/status_msg", "/detail/0/msg",
+        "/detail/message", "/detail", "/errors/0/message", "/errors/0",
+    ]);
+    (code, message.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn ends_after(body: BoxStream<'static, Result<Bytes, String>>) -> (u64, String) {
-        let begun = Instant::now();
-        let mut events = events(body, 1024);
-        let cut = loop {
-            match events.next().await {
-                Some(Err(cut)) => break cut,
-                Some(Ok(_)) => {}
-                None => break "ended well".to_owned(),
-            }
+    #[test]
+    fn rests_are_clamped() {
+        let parse = |value: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+            date.map(|date| headers.insert(DATE, date.parse().unwrap()));
+            retry_after(&headers).map(|rest| rest.as_millis())
         };
-        (begun.elapsed().as_secs(), cut)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_stream_is_cut_and_one_of_comments_too() {
-        let silent = futures_util::stream::pending().boxed();
-        assert_eq!(ends_after(silent).await, (90, "the stream fell silent".to_owned()));
-        let comments = futures_util::stream::unfold((), |()| async {
-            tokio::time::sleep(Duration::from_secs(15)).await;
-            Some((Ok(Bytes::from_static(b": still here\n\n")), ()))
-        });
-        assert_eq!(ends_after(comments.boxed()).await, (300, "the stream sent no event".to_owned()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_is_cut_at_once_and_lets_others_work() {
-        for (flood, cut) in [
-            ("data: x\n\n", "a stream of more than 100000 lines"),
-            (":\n", "a stream of more than 100000 lines"),
-            (": a comment of many words, and no more than that\n", "a stream of more than"),
-        ] {
-            let pieces = futures_util::stream::repeat(Ok(Bytes::from(flood.repeat(100))));
-            let mut turns = 0_u32;
-            let flooded = ends_after(pieces.boxed());
-            let others = async {
-                loop {
-                    turns += 1;
-                    tokio::task::yield_now().await;
-                }
-            };
-            let (after, said) = tokio::select! { ended = flooded => ended, () = others => unreachable!() };
-            assert_eq!(after, 0);
-            assert!(said.starts_with(cut), "{said}");
-            assert!(turns > 3, "{turns}");
-        }
+        let now = "Sun, 22 Nov 2026 10:00:00 GMT";
+        assert_eq!(parse("7", None), Some(7_000));
+        assert_eq!(parse("0.25", None), Some(250));
+        assert_eq!(parse("999999999", None), Some(900_000));
+        assert_eq!(parse("inf", None), Some(900_000));
+        assert_eq!(parse("-5", None), None);
+        assert_eq!(parse("Sun, 22 Nov 2026 10:01:00 GMT", Some(now)), Some(60_000));
+        assert_eq!(parse("Sun, 22 Nov 2020 10:01:00 GMT", Some(now)), Some(0));
+        assert_eq!(parse("Fri, 31 Dec 9999 23:59:59 GMT", Some(now)), Some(900_000));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::{
-    Account, Asked, Inputs, Job, KINDS, MadeSource, Options, Progress, Provider, ProviderError, Rows, Wire,
+    Account, Asked, ImageSource, Inputs, Job, KINDS, Options, Progress, Provider, ProviderError, Rows, Wire,
 };
 use crate::domain::attempt::Verdict;
 use crate::domain::clock::{Millis, TestClock};
@@ -22,6 +22,7 @@ use crate::domain::id::AttemptId;
 use crate::domain::image::ImageKind;
 use crate::domain::request::GenerateRequest;
 use crate::net::{Net, Policy, SystemLookup};
+use crate::spool::Spool;
 
 /// A canned answer.
 pub struct Canned<'a> {
@@ -74,6 +75,13 @@ async fn serve(canned: &Canned<'_>, piece: usize) -> String {
     url
 }
 
+/// A spool that goes with the test's process.
+pub fn spool() -> Spool {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| tempfile::tempdir().unwrap());
+    Spool::open(folder.path(), u64::MAX).unwrap()
+}
+
 /// An adapter whose upstream is at `base`.
 pub fn adapter(kind: &str, dialect: Option<&str>, base: &str) -> Arc<dyn Provider> {
     let entry = KINDS.iter().find(|entry| entry.name == kind).unwrap();
@@ -89,6 +97,9 @@ pub fn adapter(kind: &str, dialect: Option<&str>, base: &str) -> Arc<dyn Provide
         net: Net::open(Policy::default(), Arc::new(SystemLookup), Vec::new()).unwrap(),
         rows: Rows::read(entry.errors, kind).unwrap(),
         strange: Arc::default(),
+        spool: spool(),
+        max_answer: 64 * 1024 * 1024,
+        allow_http_results: false,
     };
     (entry.open)(account, &Options { dialect: dialect.map(str::to_owned) }).unwrap()
 }
@@ -113,7 +124,7 @@ pub async fn submit(
         early += u32::from(matches!(signal, super::Signal::Image(_)));
     }
     let early = if early > 0 { ", kept early" } else { "" };
-    format!("{}{early}", summary(&told))
+    format!("{}{early}", summary(&told.outcome))
 }
 
 /// What the adapter makes of a canned answer to a poll.
@@ -126,7 +137,8 @@ pub async fn check(
 ) -> String {
     let adapter = adapter(kind, dialect, &serve(canned, usize::MAX).await);
     let request = GenerateRequest { prompt: prompt.to_owned(), ..GenerateRequest::default() };
-    summary(&adapter.check(&Asked { handle, request: &request, callback: None }).await)
+    let asked = Asked { handle, request: &request, provider_model: "", sent: &[], callback: None };
+    summary(&adapter.check(&asked).await.outcome)
 }
 
 /// The request an adapter would send for a `/generate` body.
@@ -196,7 +208,7 @@ pub fn summary(told: &Result<Progress, ProviderError>) -> String {
             let links = done
                 .images
                 .iter()
-                .filter(|made| matches!(made.source, MadeSource::Url(_) | MadeSource::Preview(_)))
+                .filter(|made| matches!(made.source, ImageSource::Url(_) | ImageSource::Preview(_)))
                 .count();
             let inline = done.images.len() - links;
             let extra = done.images.iter().filter(|made| made.kind == ImageKind::Preprocessed).count();

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Deserialize;
 
 use super::Kind;
-use super::answer::Answer;
+use super::reader::Answer;
 use crate::chaos::planted;
 use crate::domain::attempt::Billing;
 

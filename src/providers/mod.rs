@@ -3,20 +3,24 @@
 //!
 //! One provider = one folder, its `mod` line, and its row in [`KINDS`].
 
-pub mod answer;
 pub mod call;
 #[cfg(test)]
 mod conformance;
 mod errors;
+mod gathered;
 mod imagepipeline;
 mod kind;
+pub mod links;
+mod own;
 pub mod piapi;
+pub mod reader;
+mod results;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod scripted;
-pub mod sse;
 mod status;
+mod value;
 mod wire;
 
 use std::sync::Arc;
@@ -29,9 +33,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-pub use call::{Account, Reply, Shown};
-pub use errors::{Row, Rows};
+pub use call::{Account, Shown};
+pub use errors::{On, Row, Rows};
 pub use kind::{Follow, Kind};
+pub use own::{Own, sent};
+pub use reader::{InlineImage, Interpreter};
 pub use wire::{Part, Wire, WireBody};
 
 use crate::domain::attempt::Verdict;
@@ -41,6 +47,7 @@ use crate::domain::image::{ImageKind, MediaType};
 use crate::domain::param::{Carrier, ParamName};
 use crate::domain::request::{GenerateRequest, ImageInput};
 use crate::domain::task::ProviderWords;
+use crate::spool::Evidence;
 
 /// An adapter kind: what a `[providers.*]` block names as `kind`.
 pub struct KindEntry {
@@ -96,11 +103,33 @@ pub trait Provider: Send + Sync {
     /// The upstream request for a job: what `submit` sends and a dry run shows. Holds no key.
     fn request(&self, job: &Job<'_>) -> Wire;
 
+    /// The question how a job stands; `None` where nothing can be asked once the answer is over.
+    fn poll(&self, _handle: &str) -> Option<Wire> {
+        None
+    }
+
+    /// Interprets an answer: to a submission, to a poll, or to one of them that was kept.
+    fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a>;
+
     /// Makes the one paid call. `signals` carries what is known before the answer is complete.
-    async fn submit(&self, job: &Job<'_>, signals: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError>;
+    async fn submit(&self, job: &Job<'_>, signals: &mpsc::Sender<Signal>) -> Answered {
+        let about = About::submission(job);
+        let name = job.attempt.to_string();
+        let mut interpreter = self.interpreter(&about);
+        self.account().buy(&self.request(job), job.not_after, &name, interpreter.as_mut(), signals).await
+    }
 
     /// Asks what became of a submission; free of charge.
-    async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError>;
+    async fn check(&self, asked: &Asked<'_>) -> Answered {
+        let Some(wire) = self.poll(asked.handle) else {
+            let why = "this provider cannot be asked again";
+            let error = ProviderError::new(Kind::Missing, call::unknown(why), why);
+            return Answered::without_evidence(Err(error));
+        };
+        let about = About::poll(asked);
+        let mut interpreter = self.interpreter(&about);
+        self.account().ask(&wire, interpreter.as_mut()).await
+    }
 
     /// The header in which a callback repeats the attempt's secret, where the provider can do that.
     fn secret_header(&self) -> Option<&'static str> {
@@ -170,8 +199,53 @@ pub struct Asked<'a> {
     pub handle: &'a str,
     /// The request it was made from.
     pub request: &'a GenerateRequest,
+    /// The model's name at the provider.
+    pub provider_model: &'a str,
+    /// Its inputs as they were sent, see [`sent`].
+    pub sent: &'a [String],
     /// For a job that only a callback named: the address planted with ours. One that shows another is somebody else's.
     pub callback: Option<&'a str>,
+}
+
+/// What an answer is about.
+pub struct About<'a> {
+    /// Which call it answers.
+    pub on: On,
+    /// The request the job was made from.
+    pub request: &'a GenerateRequest,
+    /// The model's name at the provider.
+    pub provider_model: &'a str,
+    /// The provider's id for the job, when it was asked by it.
+    pub handle: Option<&'a str>,
+    /// See [`Asked::callback`].
+    pub callback: Option<&'a str>,
+    /// What the answer may echo.
+    pub own: Own,
+}
+
+impl<'a> About<'a> {
+    fn submission(job: &'a Job<'_>) -> Self {
+        let callback = job.callback.map(|callback| callback.url.clone());
+        let sent: Vec<String> = sent(job.inputs).into_iter().chain(callback).collect();
+        Self {
+            on: On::Submit,
+            request: job.request,
+            provider_model: job.provider_model,
+            handle: None,
+            callback: None,
+            own: Own::of(job.request).with(&sent),
+        }
+    }
+
+    fn poll(asked: &'a Asked<'_>) -> Self {
+        Self { on: On::Check, handle: Some(asked.handle), callback: asked.callback, ..Self::kept(asked.request, asked.provider_model, asked.sent) }
+    }
+
+    /// An answer to a submission that was kept.
+    pub fn kept(request: &'a GenerateRequest, provider_model: &'a str, sent: &[String]) -> Self {
+        let own = Own::of(request).with(sent);
+        Self { on: On::Submit, request, provider_model, handle: None, callback: None, own }
+    }
 }
 
 /// Input images as they travel to the provider.
@@ -284,30 +358,48 @@ pub struct Pending {
 pub struct Done {
     /// The provider's id for it, when it has one.
     pub handle: Option<String>,
-    /// The pictures; never empty.
-    pub images: Vec<Made>,
+    /// The images; never empty.
+    pub images: Vec<GeneratedImage>,
     /// What it charged.
     pub verdict: Verdict,
+    /// Whether the answer holds more that may be an image, and could not be read or told from what is none.
+    pub doubtful: bool,
 }
 
-/// A picture a provider has made.
+/// An image a provider has made.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Made {
+pub struct GeneratedImage {
     /// Where it is.
-    pub source: MadeSource,
+    pub source: ImageSource,
     /// What it shows.
     pub kind: ImageKind,
 }
 
-/// Where a fresh picture is.
+/// Where a fresh image is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum MadeSource {
+pub enum ImageSource {
     /// At an address.
     Url(String),
     /// At an address that may be no more than a preview's: worth one try.
     Preview(String),
     /// In the answer itself.
-    Bytes(Bytes),
+    Inline(Arc<InlineImage>),
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub struct Answered {
+    /// What the answer comes to.
+    pub outcome: Result<Progress, ProviderError>,
+    /// Its bytes, when there was an answer.
+    pub evidence: Option<Evidence>,
+}
+
+impl Answered {
+    /// Nothing came that could be kept.
+    pub fn without_evidence(outcome: Result<Progress, ProviderError>) -> Self {
+        Self { outcome, evidence: None }
+    }
 }
 
 /// A provider's refusal or failure, judged.
@@ -326,6 +418,11 @@ pub struct ProviderError {
     pub retry_after: Option<Duration>,
     /// How long a submission of unknown outcome is looked for, where that is shorter than the provider's usual time.
     pub window: Option<Duration>,
+    /// The provider's id for the job that it speaks of, when it names one.
+    pub job_id: Option<String>,
+    /// Whether a failure that cost nothing is final. Where it is not, the provider may change its mind: it is believed when
+    /// it says so twice.
+    pub settled: bool,
 }
 
 impl ProviderError {
@@ -338,6 +435,8 @@ impl ProviderError {
             words: ProviderWords::default(),
             retry_after: None,
             window: None,
+            job_id: None,
+            settled: true,
         }
     }
 }

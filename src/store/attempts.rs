@@ -13,11 +13,16 @@ use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::clock::Millis;
 use crate::domain::id::{AttemptId, TaskId};
 
-const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, token_hash, look_at, started_at, detail, billed) \
-     VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11) \
+const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, handle, token_hash, look_at, started_at, detail, billed, upstream) \
+     VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12) \
      ON CONFLICT (id) DO UPDATE SET state = excluded.state, handle = excluded.handle, detail = excluded.detail, billed = excluded.billed, \
-     look_at = CASE WHEN excluded.state IN ('succeeded', 'failed', 'no_image') THEN NULL \
+     look_at = CASE WHEN excluded.state IN ('succeeded', 'failed', 'no_image') THEN excluded.look_at \
      ELSE COALESCE(excluded.look_at, attempts.look_at) END";
+
+/// Whether an error says that another attempt at the same upstream has the job's id.
+pub(super) fn is_job_taken(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.constraint() == Some("attempts_by_job") || error.message().contains("attempts.upstream, attempts.handle")
+}
 
 /// An attempt whose task does not wait for it any more.
 #[derive(Debug, Clone)]
@@ -37,6 +42,7 @@ pub(super) fn put(script: &mut Script, attempt: &Attempt) {
     script.bind(&attempt.provider).bind(attempt.state.as_str()).bind(&attempt.handle);
     script.bind(&attempt.token_hash).bind(attempt.look_at.map(|at| at.0));
     script.bind(attempt.started_at.0).bind(json(attempt)).bind(attempt.billed.as_str());
+    script.bind(Some(&attempt.upstream).filter(|upstream| !upstream.is_empty()).cloned());
 }
 
 /// An attempt of unknown billing with what was found out about it; what else was learned of it in the meantime stays.
@@ -91,7 +97,10 @@ impl Store {
              ORDER BY started_at, task_id, number";
         let id = task.to_string();
         let details: Vec<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_all(c).await)?;
-        details.iter().map(|detail| read(detail)).collect()
+        let readable = details.iter().filter_map(|detail| {
+            read(detail).inspect_err(|error| tracing::error!(%error, "an attempt is left out of a list")).ok()
+        });
+        Ok(readable.collect())
     }
 
     /// The attempt a callback's token belongs to.
@@ -109,18 +118,12 @@ impl Store {
         Ok(hint.flatten())
     }
 
-    /// Whether another attempt at this provider has this handle already.
-    pub async fn is_bound(
-        &self,
-        provider: &str,
-        handle: &str,
-        except: AttemptId,
-    ) -> Result<bool, StoreError> {
-        const SQL: &str = "SELECT COUNT(*) FROM attempts WHERE provider = $1 AND handle = $2 AND id <> $3";
-        let id = except.to_string();
-        let others: i64 = on!(&mut self.db.reader().await?.conn(), c =>
-            sqlx::query_scalar(SQL).bind(provider).bind(handle).bind(id).fetch_one(c).await)?;
-        Ok(others > 0)
+    /// The attempt that has this job at this upstream.
+    pub async fn attempt_by_job(&self, upstream: &str, handle: &str) -> Result<Option<Attempt>, StoreError> {
+        const SQL: &str = "SELECT detail FROM attempts WHERE upstream = $1 AND handle = $2";
+        let detail: Option<String> = on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_scalar(SQL).bind(upstream).bind(handle).fetch_optional(c).await)?;
+        detail.as_deref().map(read).transpose()
     }
 
     /// Stores what a callback says: the id it names, and that an attempt nobody waits for is worth another look. A task that
@@ -132,7 +135,7 @@ impl Store {
         task: Option<TaskId>,
     ) -> Result<(), StoreError> {
         const KNOCK: &str = "UPDATE attempts SET hint = COALESCE($2, hint), look_at = CASE \
-             WHEN state IN ('unknown', 'lost', 'rejected', 'not_sent') THEN $3 ELSE look_at END WHERE id = $1";
+             WHEN state IN ('unknown', 'lost', 'rejected', 'not_sent', 'failed', 'no_image') THEN $3 ELSE look_at END WHERE id = $1";
         let now = self.clock.now();
         let mut script = Script::default();
         // The task first, as everybody does: two who lock both in different order would lock each other out.
@@ -145,20 +148,21 @@ impl Store {
         Ok(())
     }
 
-    /// Adds what its provider said to an attempt that its task has gone on without, unless its end is known already. What
-    /// was booked of it stays, so that the books can be set right from there.
+    /// Adds what its provider said to an attempt that its task has gone on without, unless its end is known already and there
+    /// is nothing to bring. What was booked of it stays, so that the books can be set right from there.
     pub async fn leave_behind(&self, attempt: Attempt) -> Result<(), StoreError> {
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
                     let left = match locked(&mut conn, attempt.id).await? {
-                        Some(known) if known.state.told() => return Ok(()),
+                        Some(known) if known.state.told() && attempt.made.is_empty() => return Ok(()),
                         Some(known) => Attempt {
                             state: attempt.state,
                             look_at: attempt.look_at,
                             lacking_since: attempt.lacking_since.or(known.lacking_since),
                             handle: attempt.handle.or(known.handle),
                             made: if attempt.made.is_empty() { known.made } else { attempt.made },
+                            made_verdict: attempt.made_verdict.or(known.made_verdict),
                             ..known
                         },
                         None => attempt,

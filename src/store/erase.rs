@@ -4,6 +4,7 @@
 use super::backend::{Conn, on};
 use super::expire::{at_rest, let_go_of_files, let_go_of_images};
 use super::outbox::label;
+use super::quarantine::let_go_of_task;
 use super::tasks::{Row, columns, json};
 use super::{Store, StoreError, attempts};
 use crate::domain::clock::Millis;
@@ -67,6 +68,7 @@ async fn erase(mut conn: Conn<'_>, tenant: String, id: TaskId, now: Millis) -> R
     }
     let_go_of_images(&mut conn, &name, true, now).await?;
     let_go_of_files(&mut conn, &name, now).await?;
+    let_go_of_task(&mut conn, &name).await?;
     for sql in ROWS {
         on!(&mut conn, c => sqlx::query(sql).bind(&name).execute(c).await.map(drop))?;
     }
@@ -81,7 +83,7 @@ async fn blank(conn: &mut Conn<'_>, task: &mut Task, now: Millis) -> Result<(), 
     const BLANK: &str = "UPDATE tasks SET request = $3, state = $4, media_until = NULL, version = version + 1 \
          WHERE id = $1 AND version = $2";
     const ATTEMPTS: &str = "SELECT detail FROM attempts WHERE task_id = $1";
-    const DETAIL: &str = "UPDATE attempts SET detail = $2 WHERE id = $1";
+    const DETAIL: &str = "UPDATE attempts SET detail = $2, look_at = NULL WHERE id = $1";
     task.erase(now);
     let id = task.id.to_string();
     let blanked = on!(conn, c => sqlx::query(BLANK)

@@ -3,14 +3,16 @@
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::quarantine::let_go_of_task;
 use super::{Store, StoreError, erasures};
 use crate::domain::clock::Millis;
 
-/// No part of it is at work, and no attempt of it may still bring a result.
+/// No part of it is at work, and no attempt of it is expected to bring a result. One that failed may change its mind, but
+/// nobody waits for that.
 macro_rules! at_rest {
     () => {
         "NOT EXISTS (SELECT 1 FROM tasks p WHERE p.parent_id = t.id AND p.finished_at IS NULL) \
-         AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.look_at IS NOT NULL AND (a.task_id = t.id \
+         AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.look_at IS NOT NULL AND a.state <> 'failed' AND (a.task_id = t.id \
          OR a.task_id IN (SELECT p.id FROM tasks p WHERE p.parent_id = t.id)))"
     };
 }
@@ -95,6 +97,7 @@ impl Store {
                     for id in &due {
                         let_go_of_images(&mut conn, id, true, now).await?;
                         let_go_of_files(&mut conn, id, now).await?;
+                        let_go_of_task(&mut conn, id).await?;
                         for sql in ROWS {
                             on!(&mut conn, c => sqlx::query(sql).bind(id).execute(c).await.map(drop))?;
                         }

@@ -39,6 +39,8 @@ pub struct TaskFilter {
 pub struct Page {
     /// The tasks.
     pub tasks: Vec<Task>,
+    /// The id of the last row: where the next page begins.
+    pub last: Option<TaskId>,
     /// Whether there are older ones.
     pub has_more: bool,
 }
@@ -69,7 +71,12 @@ impl Store {
         })?;
         let has_more = rows.len() > limit;
         rows.truncate(limit);
-        Ok(Page { tasks: rows.into_iter().map(Task::try_from).collect::<Result<_, _>>()?, has_more })
+        // The cursor is the last row's, whether it can be read or not.
+        let last = rows.last().and_then(|row| row.id.parse().ok());
+        let readable = rows.into_iter().filter_map(|row| {
+            Task::try_from(row).inspect_err(|error| tracing::error!(%error, "a task is left out of a list")).ok()
+        });
+        Ok(Page { tasks: readable.collect(), last, has_more })
     }
 }
 

@@ -29,6 +29,7 @@ mod owner;
 mod places;
 #[cfg(test)]
 mod plans;
+mod quarantine;
 mod queue;
 mod reach;
 mod schema;
@@ -57,6 +58,7 @@ pub use events::EventRow;
 pub use lanes::Gate;
 pub use list::{Page, TaskFilter};
 pub use load::Load;
+pub use quarantine::QuarantineFilter;
 pub use tasks::{Change, Look};
 pub use transfer::{Moved, transfer};
 pub use unresolved::Judged;
@@ -76,6 +78,9 @@ pub enum StoreError {
     /// Another writer has the task: the caller's copy is old and nothing was written.
     #[error("another writer has taken the task over")]
     Stale,
+    /// Another attempt at the same upstream has the provider's job; nothing was written.
+    #[error("another attempt has the provider's job already")]
+    Bound,
     /// The lane takes no task at present; look again at this moment.
     #[error("the lane takes no task at present")]
     Closed(Millis),
@@ -114,7 +119,10 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Unavailable(Arc::new(error))
+        match error.as_database_error() {
+            Some(found) if found.is_unique_violation() && attempts::is_job_taken(found) => Self::Bound,
+            _ => Self::Unavailable(Arc::new(error)),
+        }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Change {
     pub task: Box<Task>,
     /// An attempt to write or write anew.
     pub attempt: Option<Attempt>,
+    /// Another one, that ends with it.
+    pub other: Option<Attempt>,
     /// What was found out about an attempt of unknown billing, whatever else its row says.
     pub verdict: Option<(AttemptId, Verdict)>,
     /// Pictures that are durable.
@@ -66,6 +68,7 @@ impl Change {
         Self {
             task,
             attempt: None,
+            other: None,
             verdict: None,
             images: Vec::new(),
             let_go: Vec::new(),
@@ -92,7 +95,7 @@ pub(super) struct Row {
     /// Its number in its table, where that was asked for.
     #[sqlx(default)]
     place: Option<i64>,
-    id: String,
+    pub(super) id: String,
     parent_id: Option<String>,
     tenant: String,
     key_name: String,
@@ -258,7 +261,7 @@ async fn update(
     if let Some(mut whole) = change.whole {
         write(&mut script, &mut whole);
     }
-    if let Some(attempt) = &change.attempt {
+    for attempt in change.attempt.iter().chain(&change.other) {
         attempts::put(&mut script, attempt);
     }
     if let Some((attempt, verdict)) = change.verdict {

@@ -34,10 +34,11 @@ impl Store {
         let rows: Vec<(String, String, String, String)> = on!(&mut self.db.reader().await?.conn(), c =>
             sqlx::query_as(SQL).bind(billed.as_str()).bind(below).bind(count(limit + 1)).fetch_all(c).await)?;
         let more = rows.len() > limit;
-        let judged = rows.into_iter().take(limit).map(|(detail, task, tenant, key)| {
-            let task = task.parse().map_err(|_| StoreError::Unreadable(format!("task {task}")))?;
-            Ok(Judged { attempt: attempts::read(&detail)?, task, tenant, key })
+        let judged = rows.into_iter().take(limit).filter_map(|(detail, task, tenant, key)| {
+            let attempt = attempts::read(&detail)
+                .inspect_err(|error| tracing::error!(task.id = task, %error, "an attempt is left out of a list"));
+            Some(Judged { attempt: attempt.ok()?, task: task.parse().ok()?, tenant, key })
         });
-        Ok((judged.collect::<Result<_, StoreError>>()?, more))
+        Ok((judged.collect(), more))
     }
 }

@@ -9,17 +9,16 @@ mod v3;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde_json::Value;
-use tokio::sync::mpsc;
 
-use super::answer::Answer;
 use super::call::unknown;
 use super::errors::On;
+use super::reader::{Answer, Images, Interpreter, Part};
+use super::results::{self, Found};
 use super::status::{self, Status};
 use super::{
-    Account, Asked, Done, Job, Kind, KindEntry, Made, MadeSource, OpenError, Opened, Options, Pace, Pending,
-    Progress, Provider, ProviderError, Reply, Signal, Wire,
+    About, Account, Done, GeneratedImage, Job, Kind, KindEntry, OpenError, Opened, Options, Pace, Pending, Progress, Provider,
+    ProviderError, Signal, Wire,
 };
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};
@@ -53,7 +52,6 @@ struct Dialect {
 struct Told {
     handle: Option<String>,
     status: String,
-    links: Vec<String>,
     progress: Option<f32>,
     code: Option<String>,
     error: String,
@@ -77,7 +75,6 @@ struct ImagePipeline {
     dialect: &'static Dialect,
 }
 
-#[async_trait]
 impl Provider for ImagePipeline {
     fn account(&self) -> &Account {
         &self.account
@@ -101,57 +98,74 @@ impl Provider for ImagePipeline {
         Wire::post(self.dialect.submit, (self.dialect.body)(job))
     }
 
-    async fn submit(&self, job: &Job<'_>, _: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
-        match self.account.submit(&self.request(job), job.not_after, 0).await? {
-            Reply::Whole(answer) => self.read(On::Submit, &answer, None),
-            Reply::Events(_) => {
-                let detail = "answered with a stream";
-                Err(ProviderError::new(Kind::Garbled, unknown("a stream where a job was expected"), detail))
-            }
-        }
+    fn poll(&self, handle: &str) -> Option<Wire> {
+        Some(Wire::get(format!("{}/{handle}", self.dialect.status)))
+    }
+
+    fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a> {
+        Box::new(Reading { api: self, about, told: None, found: Found::default() })
     }
 
     fn named(&self, body: &Value) -> Option<String> {
         (self.dialect.read)(body)?.handle
     }
-
-    async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError> {
-        let answer =
-            self.account.ask(&Wire::get(format!("{}/{}", self.dialect.status, asked.handle))).await?;
-        self.read(On::Check, &answer, Some(asked.handle))
-    }
 }
 
-impl ImagePipeline {
-    fn read(&self, on: On, answer: &Answer, asked: Option<&str>) -> Result<Progress, ProviderError> {
+/// An answer as it is read: a job, whole or in the last of several events.
+struct Reading<'a> {
+    api: &'a ImagePipeline,
+    about: &'a About<'a>,
+    told: Option<Told>,
+    found: Found,
+}
+
+impl Interpreter for Reading<'_> {
+    fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
+        if let Some(json) = part.json
+            && let Some(told) = (self.api.dialect.read)(&json)
+        {
+            self.told = Some(told);
+            self.found = results::find(&json, images, &self.about.own);
+        }
+        Vec::new()
+    }
+
+    fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError> {
+        let (api, on) = (self.api, self.about.on);
         let success = (200..300).contains(&answer.status);
-        let told = answer.json.as_ref().filter(|_| success).and_then(self.dialect.read);
-        let Some(told) = told else { return Err(self.account.judge(on, answer)) };
-        let handle = told.handle.clone().or_else(|| asked.map(str::to_owned));
-        match status::read(&self.account.id, &told.status) {
-            Status::Done if told.links.is_empty() => {
+        let told = self.told.take().filter(|_| success);
+        let Some(told) = told else { return Err(api.account.judge(on, answer)) };
+        let handle = told.handle.clone().or_else(|| self.about.handle.map(str::to_owned));
+        let images = std::mem::take(&mut self.found.images);
+        match status::read(&api.account.id, &told.status) {
+            Status::Done if images.is_empty() => {
                 let verdict = by_the_hour("finished without a link");
-                let detail = "the job finished without a picture";
-                Ok(Progress::Failed(ProviderError::new(Kind::NoImage, verdict, detail)))
+                let error = ProviderError::new(Kind::NoImage, verdict, "the job finished without a picture");
+                Ok(Progress::Failed(ProviderError { job_id: handle, ..error }))
             }
             Status::Done => {
-                let made = |link| Made { source: MadeSource::Url(link), kind: ImageKind::Output };
-                let images = told.links.into_iter().map(made).collect();
-                Ok(Progress::Done(Done { handle, images, verdict: by_the_hour("finished") }))
+                let image = |source| GeneratedImage { source, kind: ImageKind::Output };
+                let images = images.into_iter().map(image).collect();
+                let doubtful = self.found.doubtful || answer.broken.is_some();
+                Ok(Progress::Done(Done { handle, images, verdict: by_the_hour("finished"), doubtful }))
             }
-            Status::Failed | Status::Canceled => Ok(Progress::Failed(self.failed(answer, told))),
-            // Links given while a job is pending are promises, not pictures.
+            Status::Failed | Status::Canceled => {
+                Ok(Progress::Failed(ProviderError { job_id: handle, ..api.failed(answer, told) }))
+            }
+            // Links given while a job is pending are promises, not images.
             Status::Pending => {
                 if let Some(handle) = handle {
                     return Ok(Progress::Pending(Pending { handle, progress: told.progress }));
                 }
-                let mut error = self.account.judge(on, answer);
+                let mut error = api.account.judge(on, answer);
                 (error.kind, error.verdict) = (Kind::Garbled, unknown("accepted in form, but without an id"));
                 Err(error)
             }
         }
     }
+}
 
+impl ImagePipeline {
     fn failed(&self, answer: &Answer, told: Told) -> ProviderError {
         // Judged by its words alone; without telling words it simply failed.
         let as_refusal = Answer { status: 400, ..answer.clone() };
@@ -174,5 +188,5 @@ fn by_the_hour(what: &str) -> Verdict {
 
 /// A text field that is not empty.
 fn text(json: &Value, name: &str) -> Option<String> {
-    json.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+    json.get(name).and_then(super::value::text)
 }

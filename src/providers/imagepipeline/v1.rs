@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::Job;
-use super::super::answer::handle;
+use super::super::value::{job_id, percent};
 use super::{Dialect, Told, text};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -35,14 +35,11 @@ fn body(job: &Job<'_>) -> Value {
 }
 
 fn read(json: &Value) -> Option<Told> {
-    #[expect(clippy::cast_possible_truncation, reason = "a fraction for display")]
-    let progress =
-        json.get("progress").and_then(Value::as_f64).map(|percent| (percent / 100.0).clamp(0.0, 1.0) as f32);
+    let progress = json.get("progress").and_then(percent);
     let error = text(json, "error").or_else(|| text(json, "message")).or_else(|| text(json, "detail"));
     Some(Told {
-        handle: text(json, "job_id").as_deref().and_then(handle),
+        handle: json.get("job_id").and_then(job_id),
         status: text(json, "status")?,
-        links: text(json, "result_url").into_iter().collect(),
         progress,
         code: text(json, "failure_reason_code").or_else(|| text(json, "error_code")),
         error: error.unwrap_or_default(),

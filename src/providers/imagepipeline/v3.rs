@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::Job;
-use super::super::answer::handle;
+use super::super::value::job_id;
 use super::{Dialect, Told, text};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -39,22 +39,10 @@ fn body(job: &Job<'_>) -> Value {
 }
 
 fn read(json: &Value) -> Option<Told> {
-    let listed =
-        json.get("download_urls").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let mut links: Vec<String> = Vec::new();
-    for link in listed.filter(|link| !link.is_empty()) {
-        if !links.iter().any(|known| known == link) {
-            links.push(link.to_owned());
-        }
-    }
-    if links.is_empty() {
-        links.extend(text(json, "image_url").or_else(|| text(json, "output_url")));
-    }
     let error = text(json, "error").or_else(|| text(json, "detail")).or_else(|| text(json, "message"));
     Some(Told {
-        handle: text(json, "id").as_deref().and_then(handle),
+        handle: json.get("id").and_then(job_id),
         status: text(json, "status")?,
-        links,
         progress: None,
         code: None,
         error: error.unwrap_or_default(),

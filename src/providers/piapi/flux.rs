@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
 
-use super::super::answer::{Answer, handle, salvage};
 use super::super::call::unknown;
 use super::super::errors::On;
+use super::super::reader::{Answer, Images, Interpreter, Part};
+use super::super::results::{self, Found};
 use super::super::status::{self, Status};
+use super::super::value::{integer, job_id, percent, text};
 use super::super::{
-    Account, Asked, Done, Input, Job, Kind, Made, MadeSource, OpenError, Opened, Options, Pace, Pending,
-    Progress, Provider, ProviderError, Reply, Signal, Wire,
+    About, Account, Done, GeneratedImage, Input, Job, Kind, OpenError, Opened, Options, Pace, Pending, Progress, Provider,
+    ProviderError, Signal, Wire,
 };
 use super::CATALOG;
 use crate::domain::attempt::{Billing, ProviderUnits, Verdict};
 use crate::domain::catalog::{self, Route};
-use crate::domain::image::{ImageKind, decode_base64};
+use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
 use crate::domain::request::Outpaint;
 
@@ -61,42 +62,12 @@ impl Provider for Flux {
         Wire::post(TASKS, task(job))
     }
 
-    async fn submit(&self, job: &Job<'_>, _: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
-        let answer = match self.account.submit(&self.request(job), job.not_after, 0).await? {
-            Reply::Whole(answer) => answer,
-            Reply::Events(_) => {
-                return Err(ProviderError::new(
-                    Kind::Garbled,
-                    unknown("a stream where a task was expected"),
-                    "answered with a stream",
-                ));
-            }
-        };
-        let data = data(&answer);
-        let id = data
-            .and_then(|data| data.get("task_id").or_else(|| data.get("id")))
-            .and_then(Value::as_str)
-            .and_then(handle);
-        let id = id.or_else(|| (!answer.whole).then(|| salvage(&answer.body, "task_id")).flatten());
-        match (id, data) {
-            // A task was made, whatever else the answer says.
-            (Some(id), Some(data)) => Ok(self.read(&id, data, &answer, None)),
-            (Some(handle), None) => Ok(Progress::Pending(Pending { handle, progress: None })),
-            (None, _) => Err(self.refusal(answer)),
-        }
+    fn poll(&self, handle: &str) -> Option<Wire> {
+        Some(Wire::get(format!("{TASKS}/{handle}")))
     }
 
-    async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError> {
-        let mut answer = self.account.ask(&Wire::get(format!("{TASKS}/{}", asked.handle))).await?;
-        match data(&answer) {
-            Some(data) if (200..300).contains(&answer.status) && data.get("status").is_some() => {
-                Ok(self.read(asked.handle, data, &answer, Some(asked)))
-            }
-            _ => {
-                answer.status = spoken_status(&answer);
-                Err(self.account.judge(On::Check, &answer))
-            }
-        }
+    fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a> {
+        Box::new(Reading { flux: self, about, told: None, found: Found::default() })
     }
 
     fn secret_header(&self) -> Option<&'static str> {
@@ -105,15 +76,13 @@ impl Provider for Flux {
 
     fn named(&self, body: &Value) -> Option<String> {
         let data = body.get("data").filter(|data| data.is_object()).unwrap_or(body);
-        data.get("task_id").and_then(Value::as_str).and_then(handle)
+        data.get("task_id").and_then(job_id)
     }
 
     async fn cancel(&self, handle: &str) -> Result<bool, ProviderError> {
         // Documented for other models of PiAPI and for pending tasks only: any other answer means no.
-        let answer = self
-            .account
-            .ask(&Wire { method: http::Method::DELETE, ..Wire::get(format!("{TASKS}/{handle}")) })
-            .await?;
+        let wire = Wire { method: http::Method::DELETE, ..Wire::get(format!("{TASKS}/{handle}")) };
+        let answer = self.account.ask_plainly(&wire).await?;
         Ok((200..300).contains(&answer.status) && envelope_code(&answer).is_none_or(|code| code == 200))
     }
 }
@@ -135,29 +104,31 @@ impl Flux {
     }
 
     /// What a task object says.
-    fn read(&self, id: &str, data: &Value, answer: &Answer, asked: Option<&Asked<'_>>) -> Progress {
+    fn read(&self, id: &str, data: &Value, answer: &Answer, reading: &Reading<'_>) -> Progress {
         let word = data.get("status").and_then(Value::as_str).unwrap_or_default();
-        let status = status::read(&self.account.id, word);
-        match status {
-            // A result for other words than ours is somebody else's picture.
-            _ if asked.is_some_and(|asked| !is_ours(asked, data, status == Status::Done)) => {
+        match status::read(&self.account.id, word) {
+            _ if !is_ours(reading.about, data) => {
                 tracing::error!(
                     provider.id = self.account.id,
                     handle = id,
-                    "this task was made for somebody else"
+                    "the job that a callback named was made for somebody else"
                 );
-                let verdict = unknown("the task shows another prompt or another callback");
+                let verdict = unknown("the task shows another callback, or another prompt");
                 let detail = "the provider's task belongs to somebody else";
                 Progress::Failed(ProviderError::new(Kind::Contract, verdict, detail))
             }
             Status::Pending => {
-                let percent = data.get("progress").and_then(Value::as_f64).filter(|percent| *percent > 0.0);
-                #[expect(clippy::cast_possible_truncation, reason = "a fraction for display")]
-                let progress = percent.map(|percent| (percent / 100.0).min(1.0) as f32);
+                let progress = data.get("progress").and_then(percent);
                 Progress::Pending(Pending { handle: id.to_owned(), progress })
             }
-            Status::Done => done(id, data, asked),
-            Status::Failed | Status::Canceled => Progress::Failed(self.failed(data, answer)),
+            Status::Done => done(id, data, answer, reading),
+            Status::Failed | Status::Canceled => match self.failed(data, answer) {
+                error if error.settled || reading.about.handle.is_some() => {
+                    Progress::Failed(ProviderError { job_id: Some(id.to_owned()), ..error })
+                }
+                // The job has an id, so it can be asked whether it stays with that.
+                _ => Progress::Pending(Pending { handle: id.to_owned(), progress: None }),
+            },
         }
     }
 
@@ -165,7 +136,7 @@ impl Flux {
     fn failed(&self, data: &Value, answer: &Answer) -> ProviderError {
         let text =
             |pointer: &str| data.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let code = data.pointer("/error/code").and_then(Value::as_i64).filter(|code| *code != 0);
+        let code = data.pointer("/error/code").and_then(integer).filter(|code| *code != 0);
         let logs: Vec<&str> = ["/logs", "/task_result/error_messages"]
             .iter()
             .filter_map(|pointer| data.pointer(pointer)?.as_array())
@@ -191,13 +162,17 @@ impl Flux {
         }
         let (units, charged) = usage(data);
         let restored = logs.iter().any(|line| line.contains("restored frozen points"));
+        let frozen = data.pointer("/meta/usage/frozen").and_then(integer).is_some_and(|units| units != 0);
         let (billed, evidence) = match charged {
+            _ if restored => (Billing::No, "failed; its log says the frozen points were restored"),
+            Some(_) if frozen => (Billing::Unknown, "failed, with points still frozen"),
             Some(usd) if usd > Usd::ZERO => (Billing::Yes, "failed, with units consumed"),
             Some(_) => (Billing::No, "failed, with no units consumed"),
-            None if restored => (Billing::No, "failed; its log says the frozen points were restored"),
             None => (Billing::Unknown, "failed, without usage"),
         };
         error.verdict = Verdict { billed, charged, units, evidence: evidence.to_owned() };
+        // Points that are frozen may yet be taken, and a job that took none may yet be done.
+        error.settled = restored || !(frozen || charged == Some(Usd::ZERO));
         error.words.http_status = Some(answer.status);
         let telling =
             telling(&said).map_or_else(|| "no reason given".to_owned(), |line| self.account.redact(line));
@@ -206,7 +181,56 @@ impl Flux {
     }
 }
 
-fn done(id: &str, data: &Value, asked: Option<&Asked<'_>>) -> Progress {
+/// An answer as it is read: a task object, whole or in the last of several events.
+struct Reading<'a> {
+    flux: &'a Flux,
+    about: &'a About<'a>,
+    told: Option<Value>,
+    found: Found,
+}
+
+impl Interpreter for Reading<'_> {
+    fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
+        if let Some(json) = part.json
+            && (self.told.is_none() || data(&json).is_some_and(|data| data.get("task_id").is_some()))
+        {
+            self.found = data(&json).map(|data| find(data, images, self.about)).unwrap_or_default();
+            self.told = Some(json);
+        }
+        Vec::new()
+    }
+
+    fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError> {
+        let mut answer = Answer { json: self.told.clone(), ..answer.clone() };
+        let data = self.told.as_ref().and_then(data);
+        match self.about.handle {
+            Some(handle) => match data.filter(|data| data.get("status").is_some()) {
+                Some(data) if (200..300).contains(&answer.status) => Ok(self.flux.read(handle, data, &answer, self)),
+                _ => {
+                    answer.status = spoken_status(&answer);
+                    Err(self.flux.account.judge(On::Check, &answer))
+                }
+            },
+            None => {
+                let id = data.and_then(|data| job_id(data.get("task_id").or_else(|| data.get("id"))?));
+                match id.zip(data) {
+                    // A task was made, whatever else the answer says.
+                    Some((id, data)) => Ok(self.flux.read(&id, data, &answer, self)),
+                    None => Err(self.flux.refusal(answer)),
+                }
+            }
+        }
+    }
+}
+
+/// The images of a task object: of its output, or wherever else it may show them.
+fn find(data: &Value, images: &Images, about: &About<'_>) -> Found {
+    let output = data.get("output").or_else(|| data.pointer("/task_result/task_output"));
+    let found = output.map(|output| results::find(output, images, &about.own)).unwrap_or_default();
+    if found.images.is_empty() { results::find(data, images, &about.own) } else { found }
+}
+
+fn done(id: &str, data: &Value, answer: &Answer, reading: &Reading<'_>) -> Progress {
     let (units, charged) = usage(data);
     let evidence = match charged {
         Some(_) => "the task's usage".to_owned(),
@@ -214,17 +238,23 @@ fn done(id: &str, data: &Value, asked: Option<&Asked<'_>>) -> Progress {
     };
     let verdict =
         Verdict { billed: Billing::Yes, charged: charged.filter(|usd| *usd > Usd::ZERO), units, evidence };
-    let preprocessed =
-        asked.is_some_and(|asked| asked.request.controls.iter().any(|control| control.return_preprocessed));
-    let images = pictures(data, preprocessed);
-    if images.is_empty() {
-        return Progress::Failed(ProviderError::new(
-            Kind::NoImage,
-            verdict,
-            "the task completed without a picture",
-        ));
+    let found = &reading.found;
+    let sources = if found.images.is_empty() { found.drafts.iter().rev().take(1) } else { found.images.iter().rev().take(usize::MAX) };
+    let sources: Vec<_> = sources.rev().cloned().collect();
+    if sources.is_empty() {
+        let error = ProviderError::new(Kind::NoImage, verdict, "the task completed without a picture");
+        return Progress::Failed(ProviderError { job_id: Some(id.to_owned()), ..error });
     }
-    Progress::Done(Done { handle: Some(id.to_owned()), images, verdict })
+    // Asked for, the preprocessed control image comes last, after at least one image.
+    let preprocessed = reading.about.request.controls.iter().any(|control| control.return_preprocessed);
+    let last = sources.len() - 1;
+    let kind = |at: usize| {
+        if preprocessed && at == last && at > 0 { ImageKind::Preprocessed } else { ImageKind::Output }
+    };
+    let image = |(at, source)| GeneratedImage { source, kind: kind(at) };
+    let images = sources.into_iter().enumerate().map(image).collect();
+    let doubtful = found.doubtful || answer.broken.is_some();
+    Progress::Done(Done { handle: Some(id.to_owned()), images, verdict, doubtful })
 }
 
 /// The line that says most about a failure: logs are full of steps, and the error itself may only say that there was one.
@@ -241,14 +271,15 @@ fn blames_the_input(said: &[&str]) -> bool {
     ["failed to download", "hard to download", "image dimension"].iter().any(|phrase| said.contains(phrase))
 }
 
-/// Whether a task shows the callback we gave it, and once it is done our words, as far as it shows any.
-fn is_ours(asked: &Asked<'_>, data: &Value, done: bool) -> bool {
+/// Whether a task is ours. One that our own call named is, whatever it echoes. One that only a callback named must show the
+/// address we planted, and must not show another prompt.
+fn is_ours(about: &About<'_>, data: &Value) -> bool {
+    let Some(planted) = about.callback else { return true };
     let echo = |pointer: &str| {
         data.pointer(pointer).and_then(Value::as_str).map(str::trim).filter(|echo| !echo.is_empty())
     };
-    let words = echo("/input/prompt").is_none_or(|prompt| same_words(prompt, &asked.request.prompt));
-    let callback = echo("/config/webhook_config/endpoint").zip(asked.callback);
-    (words || !done) && callback.is_none_or(|(echoed, planted)| echoed == planted)
+    echo("/config/webhook_config/endpoint") == Some(planted)
+        && echo("/input/prompt").is_none_or(|prompt| same_words(prompt, &about.request.prompt))
 }
 
 /// Whether one text is the other, or its beginning, but for white space, punctuation and case: an echo may be tidied or cut,
@@ -262,8 +293,7 @@ fn same_words(echo: &str, ours: &str) -> bool {
 }
 
 /// The task object: under `data`, or the whole body where there is no envelope.
-fn data(answer: &Answer) -> Option<&Value> {
-    let json = answer.json.as_ref()?;
+fn data(json: &Value) -> Option<&Value> {
     match json.get("data") {
         Some(data) if data.is_object() => Some(data),
         Some(_) => None,
@@ -282,45 +312,18 @@ fn spoken_status(answer: &Answer) -> u16 {
 }
 
 fn envelope_code(answer: &Answer) -> Option<i64> {
-    answer.json.as_ref()?.get("code")?.as_i64()
+    integer(answer.json.as_ref()?.get("code")?)
 }
 
 /// What was consumed, in units and dollars, by either of the two schemas.
 fn usage(data: &Value) -> (Option<ProviderUnits>, Option<Usd>) {
     let consumed = data.pointer("/meta/usage/consume").or_else(|| data.pointer("/task_result/used_credits"));
-    let Some(consumed) = consumed.and_then(Value::as_i64).filter(|units| *units >= 0) else {
+    let Some(consumed) = consumed.and_then(integer).filter(|units| *units >= 0) else {
         return (None, None);
     };
-    let kind = data.pointer("/meta/usage/type").and_then(Value::as_str).unwrap_or("credits");
-    let units = ProviderUnits { kind: kind.to_owned(), consumed };
+    let kind = data.pointer("/meta/usage/type").and_then(text).unwrap_or_else(|| "credits".to_owned());
+    let units = ProviderUnits { kind, consumed };
     (Some(units), Some(Usd::from_nanos(consumed.saturating_mul(NANOS_PER_UNIT))))
-}
-
-/// The pictures of a finished task, each once: links first, inline bytes when there are none.
-fn pictures(data: &Value, preprocessed: bool) -> Vec<Made> {
-    let Some(output) = data.get("output").or_else(|| data.pointer("/task_result/task_output")) else {
-        return Vec::new();
-    };
-    let mut links: Vec<&str> = Vec::new();
-    let listed = output.get("image_urls").and_then(Value::as_array).into_iter().flatten();
-    for link in listed.chain(output.get("image_url")).filter_map(Value::as_str) {
-        if !link.is_empty() && !links.contains(&link) {
-            links.push(link);
-        }
-    }
-    let mut made: Vec<MadeSource> = links.into_iter().map(|link| MadeSource::Url(link.to_owned())).collect();
-    if made.is_empty() {
-        let inline = output.get("image_base64").and_then(Value::as_str);
-        let listed = output.get("data").and_then(Value::as_array).into_iter().flatten();
-        let inline = inline.into_iter().chain(listed.filter_map(|item| item.get("b64_json")?.as_str()));
-        made.extend(inline.filter_map(decode_base64).map(MadeSource::Bytes));
-    }
-    // Asked for, the preprocessed control image comes last, after at least one picture.
-    let last = made.len().saturating_sub(1);
-    let kind = |at: usize| {
-        if preprocessed && at == last && at > 0 { ImageKind::Preprocessed } else { ImageKind::Output }
-    };
-    made.into_iter().enumerate().map(|(at, source)| Made { source, kind: kind(at) }).collect()
 }
 
 /// The body of `POST /api/v1/task`.

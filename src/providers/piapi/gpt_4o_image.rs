@@ -5,31 +5,27 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
-use super::super::answer::Answer;
 use super::super::call::unknown;
-use super::super::errors::{On, Shape};
+use super::super::errors::On;
+use super::super::gathered::{ErrorSaid, Gathered};
+use super::super::links;
+use super::super::own::Own;
+use super::super::reader::{Answer, Images, Interpreter, Part};
 use super::super::{
-    Account, Asked, Done, Job, Kind, Made, MadeSource, OpenError, Opened, Options, Pace, Progress, Provider,
-    ProviderError, Reply, Signal, Wire,
+    About, Account, Done, GeneratedImage, ImageSource, Job, Kind, OpenError, Opened, Options, Pace, Progress, Provider,
+    ProviderError, Signal, Wire,
 };
-use super::{CATALOG, links};
+use super::CATALOG;
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};
 use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
 use crate::domain::task::ProviderWords;
 
-/// One streamed event at most; a chat delta has some hundred bytes.
-const MAX_EVENT: usize = 1024 * 1024;
 /// Longer lines are not looked at before the answer is whole.
 const MAX_LINE: usize = 16 * 1024;
-/// All text of one answer at most.
-const MAX_CONTENT: usize = 1024 * 1024;
 
 pub(super) fn open(account: Account, _: &Options) -> Opened {
     let routes = catalog::read(CATALOG, super::GPT_4O_IMAGE.name).map_err(|e| OpenError(e.to_string()))?;
@@ -45,7 +41,6 @@ struct Chat {
     no_image: Usd,
 }
 
-#[async_trait]
 impl Provider for Chat {
     fn account(&self) -> &Account {
         &self.account
@@ -72,105 +67,80 @@ impl Provider for Chat {
         Wire::post("/v1/chat/completions", body)
     }
 
-    async fn submit(&self, job: &Job<'_>, signals: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
-        let mut telling = Telling::new(job);
-        match self.account.submit(&self.request(job), job.not_after, MAX_EVENT).await? {
-            Reply::Whole(answer) if (200..300).contains(&answer.status) => {
-                let json = answer.json.as_ref().ok_or_else(|| self.account.judge(On::Submit, &answer))?;
-                if let Some(error) = json.get("error").filter(|error| !error.is_null()) {
-                    return Err(self.refused(error));
-                }
-                telling.chunk(json);
-                telling.over = answer.whole;
-            }
-            Reply::Whole(answer) => return Err(self.account.judge(On::Submit, &answer)),
-            Reply::Events(mut events) => {
-                while let Some(event) = events.next().await {
-                    let data = match event {
-                        Ok(event) => event.data,
-                        Err(cut) => {
-                            telling.cut = Some(cut);
-                            break;
-                        }
-                    };
-                    if matches!(data.trim(), "[DONE]" | "[none]") {
-                        telling.over = true;
-                        break;
-                    }
-                    // A chunk that is not JSON is skipped: the ones around it still count.
-                    let Ok(json) = serde_json::from_str::<Value>(&data) else { continue };
-                    if let Some(error) = json.get("error").filter(|error| !error.is_null()) {
-                        if !telling.pictures().is_empty() {
-                            break;
-                        }
-                        let mut error = self.refused(error);
-                        if telling.content.is_empty() {
-                            return Err(error);
-                        }
-                        error.verdict = unknown("an error came after the answer had begun");
-                        error.words = self.words(&telling.content);
-                        return Ok(Progress::Failed(error));
-                    }
-                    telling.chunk(&json);
-                    for signal in telling.news() {
-                        // Nobody listening is no reason to stop reading a paid answer.
-                        let _ = signals.send(signal).await;
-                    }
-                    if telling.content.len() > MAX_CONTENT {
-                        telling.cut = Some("the answer's text does not end".to_owned());
-                        break;
-                    }
-                }
-            }
-        }
-        self.conclude(&telling)
-    }
-
-    async fn check(&self, _: &Asked<'_>) -> Result<Progress, ProviderError> {
-        Err(ProviderError::new(
-            Kind::Missing,
-            unknown("a chat cannot be asked again"),
-            "a chat cannot be asked again",
-        ))
+    fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a> {
+        Box::new(Reading { chat: self, gathered: Gathered::new(&about.own), telling: Telling::new(&about.own) })
     }
 }
 
-impl Chat {
-    /// What the whole text comes to.
-    fn conclude(&self, telling: &Telling<'_>) -> Result<Progress, ProviderError> {
-        let pictures = telling.pictures();
-        if !pictures.is_empty() {
-            let made = |url| Made { source: MadeSource::Url(url), kind: ImageKind::Output };
-            let images = pictures.into_iter().map(made).collect();
+/// An answer as it is read.
+struct Reading<'a> {
+    chat: &'a Chat,
+    gathered: Gathered<'a>,
+    telling: Telling<'a>,
+}
+
+impl Interpreter for Reading<'_> {
+    fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
+        self.gathered.part(part, images);
+        self.telling.news(&self.gathered.content)
+    }
+
+    fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError> {
+        let (chat, gathered) = (self.chat, &self.gathered);
+        if !(200..300).contains(&answer.status) {
+            return Err(chat.account.judge(On::Submit, answer));
+        }
+        let images = gathered.images();
+        if !images.is_empty() {
             let verdict = Verdict::new(Billing::Yes, "the answer holds a picture");
-            return Ok(Progress::Done(Done { handle: None, images, verdict }));
+            let doubtful = gathered.doubtful || answer.broken.is_some();
+            return Ok(Progress::Done(Done { handle: None, images, verdict, doubtful }));
         }
-        if !telling.over {
-            let why = telling.cut.as_deref().unwrap_or("the stream ended before the answer did");
-            let mut error = ProviderError::new(
-                Kind::Silent,
-                unknown("the stream was cut before a picture came"),
-                self.account.redact(why),
-            );
-            error.words = self.words(&telling.content);
-            return Err(error);
+        let words = chat.words(&gathered.content);
+        if let Some(error) = &gathered.error {
+            let refused = chat.refused(error);
+            // An error in place of an answer is documented as not charged; an answer that turned into one has no image.
+            if gathered.content.is_empty() {
+                return Err(refused);
+            }
+            let verdict = chat.without_image("the answer turned into an error");
+            return Ok(Progress::Failed(ProviderError { verdict, words, ..refused }));
         }
-        if let Some(url) = links::preview(&telling.content) {
+        if let Some(refusal) = &gathered.refusal {
+            let detail = format!("gpt-4o-image refused: {}", chat.account.redact(refusal));
+            let verdict = chat.without_image("refused, without a picture");
+            let error = ProviderError::new(Kind::ContentRejected, verdict, detail);
+            return Ok(Progress::Failed(ProviderError { words, ..error }));
+        }
+        // A document that is whole is over; a stream has to say so.
+        let over = gathered.finished || answer.done || (answer.whole && !gathered.content.is_empty() && !streamed(answer));
+        if !over || answer.broken.is_some() {
+            let why = answer.cut.as_deref().unwrap_or("the stream ended before the answer did");
+            let kind = if answer.json.is_none() && answer.whole { Kind::Garbled } else { Kind::Silent };
+            let verdict = unknown("the answer was cut before a picture came");
+            let error = ProviderError::new(kind, verdict, chat.account.redact(why));
+            return Err(ProviderError { words, ..error });
+        }
+        if let Some(url) = links::preview(&gathered.content) {
             let verdict = unknown("complete by its own words, with a preview's link alone");
-            let images = vec![Made { source: MadeSource::Preview(url), kind: ImageKind::Output }];
-            return Ok(Progress::Done(Done { handle: None, images, verdict }));
+            let images = vec![GeneratedImage { source: ImageSource::Preview(url), kind: ImageKind::Output }];
+            return Ok(Progress::Done(Done { handle: None, images, verdict, doubtful: true }));
         }
-        let (kind, detail) = self.classify(&telling.content);
-        let evidence = "the answer ended without a picture";
-        let verdict = Verdict {
-            billed: Billing::Yes,
-            charged: Some(self.no_image),
-            units: None,
-            evidence: evidence.to_owned(),
-        };
-        let mut error = ProviderError::new(kind, verdict, detail);
-        error.words = self.words(&telling.content);
-        Ok(Progress::Failed(error))
+        let (kind, detail) = chat.classify(&gathered.content);
+        let error = ProviderError::new(kind, chat.without_image("the answer ended without a picture"), detail);
+        Ok(Progress::Failed(ProviderError { words, ..error }))
+    }
+}
+
+/// Whether the last document was a piece of a stream.
+fn streamed(answer: &Answer) -> bool {
+    answer.json.as_ref().is_some_and(|json| json.pointer("/choices/0/delta").is_some())
+}
+
+impl Chat {
+    /// What an answer without an image costs.
+    fn without_image(&self, evidence: &str) -> Verdict {
+        Verdict { charged: Some(self.no_image), ..Verdict::new(Billing::Yes, evidence) }
     }
 
     /// Why an answer that ended well holds no picture.
@@ -209,26 +179,17 @@ impl Chat {
         (Kind::NoImage, "gpt-4o-image answered with text only; classified as refusal".to_owned())
     }
 
-    /// An error object in place of an answer: documented as not charged.
-    fn refused(&self, error: &Value) -> ProviderError {
-        let text = |name: &str| match error.get(name) {
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => None,
+    /// An error in place of an answer: documented as not charged.
+    fn refused(&self, error: &ErrorSaid) -> ProviderError {
+        let judge = |status: u16| {
+            let answer = Answer::within(status);
+            self.account.judge_words(On::Submit, &answer, error.code.clone(), &error.message)
         };
-        // Relays of this family put the status into `type` or `code`.
-        let status = ["code", "type", "status"].iter().filter_map(|name| text(name)?.parse::<u16>().ok());
-        let status = status.into_iter().find(|status| (400..600).contains(status)).unwrap_or(500);
-        let message = text("message").or_else(|| error.as_str().map(str::to_owned)).unwrap_or_default();
-        let answer = Answer {
-            status,
-            shape: Shape::Json,
-            json: None,
-            body: bytes::Bytes::new(),
-            whole: true,
-            retry_after: None,
-        };
-        let mut judged = self.account.judge_words(On::Submit, &answer, text("code"), &message);
+        // One without a status is a failure, unless its words are those of a refusal.
+        let mut judged = judge(error.status.unwrap_or(400));
+        if error.status.is_none() && judged.kind != Kind::ContentRejected {
+            judged = judge(500);
+        }
         judged.verdict = Verdict::new(Billing::No, "an error object in the answer");
         judged
     }
@@ -255,14 +216,9 @@ fn said(job: &Job<'_>) -> String {
     format!("{shape}{}{}", count.unwrap_or_default(), request.prompt)
 }
 
-/// An answer as it comes in.
+/// What is worth knowing of an answer's text while it comes.
 struct Telling<'a> {
-    content: String,
-    /// Whether it said that it was over, as opposed to breaking off.
-    over: bool,
-    cut: Option<String>,
-    /// Texts of our own, whose links are echoes.
-    ours: Vec<&'a str>,
+    own: &'a Own,
     progress: f32,
     first: Option<String>,
     /// Where the line begins that is still growing, and whether it stands inside a code block.
@@ -273,62 +229,33 @@ struct Telling<'a> {
 }
 
 impl<'a> Telling<'a> {
-    fn new(job: &Job<'a>) -> Self {
-        let mut ours = vec![job.request.prompt.as_str()];
-        ours.extend(job.request.images.iter().filter_map(|image| image.url.as_deref()));
-        Self {
-            content: String::new(),
-            over: false,
-            cut: None,
-            ours,
-            progress: 0.0,
-            first: None,
-            line: 0,
-            read: 0,
-            in_code: false,
-        }
+    fn new(own: &'a Own) -> Self {
+        Self { own, progress: 0.0, first: None, line: 0, read: 0, in_code: false }
     }
 
-    /// Takes the text of one chunk, streamed or whole.
-    fn chunk(&mut self, json: &Value) {
-        for choice in json.get("choices").and_then(Value::as_array).into_iter().flatten() {
-            let text = ["/delta/content", "/message/content"]
-                .iter()
-                .find_map(|pointer| choice.pointer(pointer)?.as_str());
-            self.content.push_str(text.unwrap_or_default());
-            if choice.get("finish_reason").is_some_and(|reason| !reason.is_null()) {
-                self.over = true;
-            }
-        }
-    }
-
-    fn pictures(&self) -> Vec<String> {
-        links::pictures(&self.content, &self.ours)
-    }
-
-    /// What the last chunk brought to light. Looks at each line once it is there and at the open one while it grows, so
-    /// that an answer in a million pieces is not read a million times.
-    fn news(&mut self) -> Vec<Signal> {
+    /// What the last part brought to light. Looks at each line once it is there and at the open one while it grows, so that
+    /// an answer in a million pieces is not read a million times.
+    fn news(&mut self, content: &str) -> Vec<Signal> {
         let mut news = Vec::new();
-        if self.read == self.content.len() {
+        if self.read == content.len() {
             return news;
         }
-        while let Some(length) = self.content[self.read..].find('\n') {
+        while let Some(length) = content[self.read..].find('\n') {
             let line = self.line..self.read + length;
-            self.look(line.clone(), &mut news);
-            if self.content[line.clone()].matches("```").count() % 2 == 1 {
+            self.look(content, line.clone(), &mut news);
+            if content[line.clone()].matches("```").count() % 2 == 1 {
                 self.in_code = !self.in_code;
             }
             self.line = line.end + 1;
             self.read = self.line;
         }
-        self.look(self.line..self.content.len(), &mut news);
-        self.read = self.content.len();
+        self.look(content, self.line..content.len(), &mut news);
+        self.read = content.len();
         news
     }
 
-    fn look(&mut self, line: Range<usize>, news: &mut Vec<Signal>) {
-        let line = &self.content[line];
+    fn look(&mut self, content: &str, line: Range<usize>, news: &mut Vec<Signal>) {
+        let line = &content[line];
         if self.in_code || line.len() > MAX_LINE {
             return;
         }
@@ -338,7 +265,7 @@ impl<'a> Telling<'a> {
         }
         // In an open code block or link it may yet turn out to be something else.
         if self.first.is_none() && line.contains(')') && !line.contains("```") {
-            self.first = links::early(line, &self.ours);
+            self.first = links::early(line, self.own);
             news.extend(self.first.clone().map(Signal::Image));
         }
     }

@@ -4,26 +4,21 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use futures_util::StreamExt;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
 
-use super::super::answer::Answer;
 use super::super::call::unknown;
-use super::super::errors::{On, Shape};
+use super::super::errors::On;
+use super::super::gathered::{ErrorSaid, Gathered};
+use super::super::reader::{Answer, Images as InlineImages, Interpreter, Part as AnswerPart};
 use super::super::{
-    Account, Asked, Done, Input, Job, Kind, Made, MadeSource, OpenError, Opened, Options, Pace, Part,
-    Progress, Provider, ProviderError, Reply, Signal, Wire, WireBody,
+    About, Account, Done, Input, Job, Kind, OpenError, Opened, Options, Pace, Part, Progress, Provider, ProviderError, Signal,
+    Wire, WireBody,
 };
 use super::CATALOG;
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};
-use crate::domain::image::{ImageKind, decode_base64};
 use crate::domain::request::GenerateRequest;
 
-/// Pictures stand inside the answer.
-const MAX_ANSWER: usize = 48 * 1024 * 1024;
 const GENERATIONS: &str = "/v1/images/generations";
 const EDITS: &str = "/v1/images/edits";
 
@@ -37,7 +32,6 @@ struct Images {
     routes: Vec<Route>,
 }
 
-#[async_trait]
 impl Provider for Images {
     fn account(&self) -> &Account {
         &self.account
@@ -55,93 +49,78 @@ impl Provider for Images {
         if job.form == "edits" { edit(job) } else { Wire::post(GENERATIONS, generation(job)) }
     }
 
-    async fn submit(&self, job: &Job<'_>, _: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
-        let mut gathered = Gathered::default();
-        match self.account.submit(&self.request(job), job.not_after, MAX_ANSWER).await? {
-            Reply::Whole(answer) if (200..300).contains(&answer.status) => {
-                let Some(json) = &answer.json else { return Err(self.broken(&answer)) };
-                if let Some(error) = json.get("error").filter(|error| !error.is_null()) {
-                    return Err(self.refused(error));
-                }
-                gathered.document(json);
-            }
-            Reply::Whole(answer) => return Err(self.account.judge(On::Submit, &answer)),
-            Reply::Events(mut events) => {
-                while let Some(event) = events.next().await {
-                    let event = match event {
-                        Ok(event) => event,
-                        Err(cut) => {
-                            gathered.cut = Some(cut);
-                            break;
-                        }
-                    };
-                    if event.data.trim() == "[DONE]" {
-                        break;
-                    }
-                    let Ok(json) = serde_json::from_str::<Value>(&event.data) else { continue };
-                    if let Some(error) = json.get("error").filter(|error| !error.is_null()) {
-                        if gathered.images.is_empty() {
-                            return Err(self.refused(error));
-                        }
-                        break;
-                    }
-                    gathered.event(&event.name, &json);
-                }
-            }
-        }
-        self.conclude(job, gathered)
+    fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a> {
+        Box::new(Reading { api: self, about, gathered: Gathered::new(&about.own) })
+    }
+}
+
+/// An answer as it is read.
+struct Reading<'a> {
+    api: &'a Images,
+    about: &'a About<'a>,
+    gathered: Gathered<'a>,
+}
+
+impl Interpreter for Reading<'_> {
+    fn part(&mut self, part: AnswerPart, images: &InlineImages) -> Vec<Signal> {
+        self.gathered.part(part, images);
+        Vec::new()
     }
 
-    async fn check(&self, _: &Asked<'_>) -> Result<Progress, ProviderError> {
-        let why = "the Images API cannot be asked again";
-        Err(ProviderError::new(Kind::Missing, unknown(why), why))
+    fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError> {
+        let (api, gathered) = (self.api, &self.gathered);
+        if !(200..300).contains(&answer.status) {
+            return Err(api.account.judge(On::Submit, answer));
+        }
+        let images = gathered.images();
+        if images.is_empty() {
+            return Err(self.without_image(answer));
+        }
+        let mut verdict = Verdict::new(Billing::Yes, "the answer holds a picture");
+        // Where quality or size were the model's choice, the answer may say what it chose.
+        let mut drawn = self.about.request.clone();
+        drawn.quality = self.said("quality").or(drawn.quality);
+        drawn.size = self.said("size").or(drawn.size);
+        let route = api.routes.iter().find(|route| route.provider_model == self.about.provider_model);
+        let count = u32::try_from(images.len()).unwrap_or(1);
+        verdict.charged = route.and_then(|route| route.price.as_ref()?.of(&drawn, count));
+        let doubtful = gathered.doubtful || answer.broken.is_some();
+        Ok(Progress::Done(Done { handle: None, images, verdict, doubtful }))
+    }
+}
+
+impl Reading<'_> {
+    /// A success without an image: a refusal where the answer says so, else an outcome nobody knows.
+    fn without_image(&self, answer: &Answer) -> ProviderError {
+        let account = &self.api.account;
+        if let Some(error) = &self.gathered.error {
+            return self.api.refused(error);
+        }
+        if let Some(refusal) = &self.gathered.refusal {
+            let verdict = Verdict::new(Billing::No, "refused, without a picture");
+            return ProviderError::new(Kind::ContentRejected, verdict, account.redact(refusal));
+        }
+        if answer.json.is_none() {
+            let mut error = account.judge(On::Submit, answer);
+            let kind = if answer.whole { Kind::Garbled } else { Kind::Silent };
+            (error.kind, error.verdict) = (kind, unknown("a success whose body cannot be read"));
+            return error;
+        }
+        let why = answer.cut.as_deref().unwrap_or("the answer ended without a picture");
+        let verdict = unknown("no picture came, and what the call cost is not said");
+        ProviderError::new(Kind::Silent, verdict, account.redact(why))
+    }
+
+    fn said<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_value(self.gathered.about.get(name)?.clone()).ok()
     }
 }
 
 impl Images {
-    fn conclude(&self, job: &Job<'_>, gathered: Gathered) -> Result<Progress, ProviderError> {
-        if gathered.images.is_empty() {
-            let why = gathered.cut.as_deref().unwrap_or("the answer ended without a picture");
-            let verdict = unknown("no picture came, and what the call cost is not said");
-            return Err(ProviderError::new(Kind::Silent, verdict, self.account.redact(why)));
-        }
-        let mut verdict = Verdict::new(Billing::Yes, "the answer holds a picture");
-        // Where quality or size were the model's choice, the answer may say what it chose.
-        let mut drawn = job.request.clone();
-        drawn.quality = gathered.said("quality").or(drawn.quality);
-        drawn.size = gathered.said("size").or(drawn.size);
-        let route = self.routes.iter().find(|route| route.provider_model == job.provider_model);
-        let count = u32::try_from(gathered.images.len()).unwrap_or(1);
-        verdict.charged = route.and_then(|route| route.price.as_ref()?.of(&drawn, count));
-        let made = |source| Made { source, kind: ImageKind::Output };
-        Ok(Progress::Done(Done {
-            handle: None,
-            images: gathered.images.into_iter().map(made).collect(),
-            verdict,
-        }))
-    }
-
-    fn broken(&self, answer: &Answer) -> ProviderError {
-        let mut error = self.account.judge(On::Submit, answer);
-        (error.kind, error.verdict) = (Kind::Garbled, unknown("a success whose body cannot be read"));
-        error
-    }
-
-    /// An error object inside an answer that began well.
-    fn refused(&self, error: &Value) -> ProviderError {
-        let status = error.get("status").or_else(|| error.get("status_code")).and_then(Value::as_u64);
-        let status =
-            status.and_then(|status| u16::try_from(status).ok()).filter(|status| (400..600).contains(status));
-        let json = Some(json!({"error": error}));
-        let answer = Answer {
-            status: status.unwrap_or(400),
-            shape: Shape::Json,
-            json,
-            body: bytes::Bytes::new(),
-            whole: true,
-            retry_after: None,
-        };
-        self.account.judge(On::Submit, &answer)
+    /// An error inside an answer that began well.
+    fn refused(&self, error: &ErrorSaid) -> ProviderError {
+        let answer = Answer::within(error.status.unwrap_or(400));
+        self.account.judge_words(On::Submit, &answer, error.code.clone(), &error.message)
     }
 }
 
@@ -181,54 +160,4 @@ fn edit(job: &Job<'_>) -> Wire {
         }
     }
     Wire { method: http::Method::POST, path: EDITS.to_owned(), body: WireBody::Form(parts) }
-}
-
-/// What an answer has given so far.
-#[derive(Default)]
-struct Gathered {
-    images: Vec<MadeSource>,
-    /// What the answer says about itself beside the pictures.
-    about: Map<String, Value>,
-    cut: Option<String>,
-}
-
-impl Gathered {
-    /// A whole document: `data[]` with links or inline pictures.
-    fn document(&mut self, json: &Value) {
-        for item in json.get("data").and_then(Value::as_array).into_iter().flatten() {
-            self.picture(item);
-        }
-        self.note(json);
-    }
-
-    /// One event, named by its line or by its own `type`. Partial pictures are previews; what completes counts.
-    fn event(&mut self, name: &str, json: &Value) {
-        let name = json.get("type").and_then(Value::as_str).unwrap_or(name);
-        if name.ends_with(".completed") {
-            self.picture(json);
-            self.note(json);
-        } else if !name.ends_with(".partial_image") {
-            // An answer streamed as one event, or by a relay without names.
-            self.document(json);
-        }
-    }
-
-    fn picture(&mut self, item: &Value) {
-        let text = |name: &str| item.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let inline = text("b64_json").and_then(decode_base64).map(MadeSource::Bytes);
-        let link = || text("url").map(|link| MadeSource::Url(link.to_owned()));
-        self.images.extend(inline.or_else(link));
-    }
-
-    fn note(&mut self, json: &Value) {
-        for name in ["quality", "size"] {
-            if let Some(value) = json.get(name) {
-                self.about.insert(name.to_owned(), value.clone());
-            }
-        }
-    }
-
-    fn said<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_value(self.about.get(name)?.clone()).ok()
-    }
 }

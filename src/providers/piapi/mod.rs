@@ -6,7 +6,6 @@ mod expected;
 mod flux;
 mod gpt_4o_image;
 mod gpt_image;
-pub mod links;
 #[cfg(test)]
 mod tests;
 

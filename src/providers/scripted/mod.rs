@@ -4,17 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
-use super::answer::{Answer, handle};
-use super::call::unknown;
-use super::errors::On;
+use super::reader::{Answer, Images, Interpreter, Part};
+use super::results;
 use super::status::{self, Status};
+use super::value::job_id;
 use super::{
-    Account, Asked, Done, Job, Kind, KindEntry, Made, MadeSource, OpenError, Opened, Options, Pace, Pending,
-    Progress, Provider, ProviderError, Reply, Signal, Wire,
+    About, Account, Done, GeneratedImage, ImageSource, Job, Kind, KindEntry, OpenError, Opened, Options, Pace, Pending,
+    Progress, Provider, ProviderError, Signal, Wire,
 };
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};
@@ -37,7 +35,6 @@ struct Scripted {
     routes: Vec<Route>,
 }
 
-#[async_trait]
 impl Provider for Scripted {
     fn account(&self) -> &Account {
         &self.account
@@ -56,37 +53,48 @@ impl Provider for Scripted {
         Wire::post("/draw", json!({"words": job.request.prompt, "count": job.request.count()}))
     }
 
-    async fn submit(&self, job: &Job<'_>, _: &mpsc::Sender<Signal>) -> Result<Progress, ProviderError> {
-        match self.account.submit(&self.request(job), job.not_after, 0).await? {
-            Reply::Whole(answer) => self.read(On::Submit, &answer),
-            Reply::Events(_) => {
-                Err(ProviderError::new(Kind::Garbled, unknown("a stream"), "answered with a stream"))
-            }
-        }
+    fn poll(&self, handle: &str) -> Option<Wire> {
+        Some(Wire::get(format!("/draw/{handle}")))
     }
 
-    async fn check(&self, asked: &Asked<'_>) -> Result<Progress, ProviderError> {
-        let answer = self.account.ask(&Wire::get(format!("/draw/{}", asked.handle))).await?;
-        self.read(On::Check, &answer)
+    fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a> {
+        Box::new(Reading { api: self, about, told: Value::Null, images: Vec::new() })
     }
 }
 
-impl Scripted {
-    fn read(&self, on: On, answer: &Answer) -> Result<Progress, ProviderError> {
-        let told = answer.json.as_ref().filter(|_| answer.status == 200);
-        let text = |name: &str| told.and_then(|json| json.get(name)).and_then(Value::as_str);
-        let ticket = text("ticket").and_then(handle);
+struct Reading<'a> {
+    api: &'a Scripted,
+    about: &'a About<'a>,
+    told: Value,
+    images: Vec<ImageSource>,
+}
+
+impl Interpreter for Reading<'_> {
+    fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
+        self.told = part.json.unwrap_or_default();
+        self.images = results::find(&self.told, images, &self.about.own).images;
+        Vec::new()
+    }
+
+    fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError> {
+        let account = &self.api.account;
+        if answer.status != 200 {
+            return Err(account.judge(self.about.on, answer));
+        }
+        let handle = self.told.get("ticket").and_then(job_id);
+        let word = self.told.get("state").and_then(Value::as_str).unwrap_or_default();
         let verdict = Verdict::new(Billing::Yes, "drawn");
-        match (status::read(&self.account.id, text("state").unwrap_or_default()), ticket, text("link")) {
-            (Status::Done, handle, Some(link)) => {
-                let made = Made { source: MadeSource::Url(link.to_owned()), kind: ImageKind::Output };
-                Ok(Progress::Done(Done { handle, images: vec![made], verdict }))
-            }
-            (Status::Done, _, None) => {
+        match (status::read(&account.id, word), handle) {
+            (Status::Done, _) if self.images.is_empty() => {
                 Ok(Progress::Failed(ProviderError::new(Kind::NoImage, verdict, "no link")))
             }
-            (Status::Pending, Some(handle), _) => Ok(Progress::Pending(Pending { handle, progress: None })),
-            _ => Err(self.account.judge(on, answer)),
+            (Status::Done, handle) => {
+                let image = |source| GeneratedImage { source, kind: ImageKind::Output };
+                let images = self.images.drain(..).map(image).collect();
+                Ok(Progress::Done(Done { handle, images, verdict, doubtful: false }))
+            }
+            (Status::Pending, Some(handle)) => Ok(Progress::Pending(Pending { handle, progress: None })),
+            _ => Err(account.judge(self.about.on, answer)),
         }
     }
 }

@@ -1,0 +1,70 @@
+//! Bytes in quarantine: under names of their own, never under their digest and never among the images, so that nothing
+//! serves them by mistake. Written whole or not at all.
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
+
+use super::{BlobError, Blobs};
+use crate::domain::id::QuarantineId;
+
+/// A piece as it is written.
+const PIECE: usize = 5 * 1024 * 1024;
+
+impl Blobs {
+    /// Keeps the bytes of an item; how many they are.
+    pub async fn quarantine<S>(&self, id: QuarantineId, mut body: S) -> Result<u64, BlobError>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Unpin + Send,
+    {
+        let mut first = Vec::new();
+        while first.len() < PIECE {
+            match body.next().await {
+                Some(piece) => first.extend_from_slice(&piece.map_err(BlobError::Spool)?),
+                None => {
+                    let length = first.len() as u64;
+                    self.store.put(&path(id), PutPayload::from(first)).await?;
+                    return Ok(length);
+                }
+            }
+        }
+        let upload = self.store.put_multipart(&path(id)).await?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
+        let mut length = 0;
+        let mut next = Some(Ok(Bytes::from(first)));
+        while let Some(piece) = next {
+            let Ok(piece) = piece else {
+                upload.abort().await?;
+                return Err(BlobError::Spool(std::io::Error::other("the body cannot be read again")));
+            };
+            length += piece.len() as u64;
+            upload.wait_for_capacity(1).await?;
+            upload.put(piece);
+            next = body.next().await;
+        }
+        upload.finish().await?;
+        Ok(length)
+    }
+
+    /// The bytes of an item.
+    pub async fn quarantined(
+        &self,
+        id: QuarantineId,
+    ) -> Result<BoxStream<'static, Result<Bytes, object_store::Error>>, BlobError> {
+        Ok(super::pieces::of(self.store.get(&path(id)).await?))
+    }
+
+    /// Removes the bytes of an item, if there are any.
+    pub async fn remove_quarantined(&self, id: QuarantineId) -> Result<(), BlobError> {
+        match self.store.delete(&path(id)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn path(id: QuarantineId) -> Path {
+    Path::from(format!("quarantine/{id}"))
+}

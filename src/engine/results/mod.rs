@@ -1,0 +1,11 @@
+//! Result images on their way here: [`download`] fetches one from its provider's link, [`quarantine`] keeps what could not
+//! be turned into an image, [`recover`] interprets that again.
+
+mod download;
+mod quarantine;
+mod recover;
+mod scrub;
+
+pub(super) use download::NotHere;
+pub(super) use quarantine::reason;
+pub use recover::{Recovered, Supplied};

@@ -1,0 +1,209 @@
+//! Interprets what lies in quarantine once more: by itself after an upgrade, or with a link or a file that an operator
+//! supplies. What it yields becomes the task's late result, with the books set right and its caller told.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::super::accept::Refusal;
+use super::super::{Engine, Inner};
+use crate::chaos::crash;
+use crate::domain::attempt::{Attempt, Billing, Verdict};
+use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::code::Code;
+use crate::domain::id::{QuarantineId, TaskId};
+use crate::domain::image::ImageKind;
+use crate::domain::quarantine::{QuarantineItem, QuarantineKind};
+use crate::domain::task::{Output, Source, Task};
+use crate::providers::reader::download;
+use crate::providers::{About, Done, ImageSource, On, Progress};
+use crate::spool::{Evidence, Head, Spooled};
+use crate::store::Straggler;
+
+/// What an operator adds.
+pub enum Supplied {
+    /// Nothing: what is kept is read again.
+    Nothing,
+    /// A link to the image; it goes through the policy for providers' links.
+    Link(String),
+    /// The image itself.
+    File(Bytes),
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// The item.
+    pub item: QuarantineItem,
+    /// The task its images went to.
+    pub task: TaskId,
+    /// How many images it gave.
+    pub images: u32,
+}
+
+impl Engine {
+    /// Interprets an item again and brings what it yields to its task.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] when there is no such item or its task was erased; [`Refusal::TooLate`] when it still gives no
+    /// image, or none that the task does not have.
+    pub async fn recover(&self, id: QuarantineId, supplied: Supplied, who: Actor) -> Result<Recovered, Refusal> {
+        self.inner.recover(id, supplied, who).await
+    }
+
+    /// The bytes of an item.
+    pub async fn quarantined(
+        &self,
+        item: &QuarantineItem,
+    ) -> Result<impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + use<>, Refusal> {
+        let body = self.inner.blobs.quarantined(item.id).await.map_err(|error| {
+            tracing::warn!(quarantine.id = %item.id, %error, "the bytes of an item cannot be read");
+            Refusal::NotFound
+        })?;
+        Ok(body.map(|piece| piece.map_err(std::io::Error::other)))
+    }
+}
+
+impl Inner {
+    async fn recover(&self, id: QuarantineId, supplied: Supplied, who: Actor) -> Result<Recovered, Refusal> {
+        let item = self.store.quarantined(id).await?.ok_or(Refusal::NotFound)?;
+        let attempt = self.store.attempt(item.attempt).await?.ok_or(Refusal::NotFound)?;
+        let task = self.store.task(attempt.task).await?.ok_or(Refusal::NotFound)?;
+        if task.state.erased_at.is_some() {
+            return Err(Refusal::NotFound);
+        }
+        let with = match &supplied {
+            Supplied::Nothing => "nothing",
+            Supplied::Link(_) => "link",
+            Supplied::File(_) => "file",
+        };
+        let (mut outputs, verdict) = self.read_anew(&item, &attempt, &task, supplied).await?;
+        let known: Vec<String> = self.store.images(item.task).await?.into_iter().map(|image| image.sha256).collect();
+        outputs.retain(|output| !matches!(&output.source, Source::Blob(sha256) if known.contains(sha256)));
+        if outputs.is_empty() {
+            return Err(unreadable("its images are the task's already"));
+        }
+        let images = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
+        // Leased to us: should this process end in between, somebody else goes on.
+        let leased_until = self.clock.now() + self.settings.lease;
+        let attempt = Attempt { made: outputs, made_verdict: Some(verdict), look_at: Some(leased_until), ..attempt };
+        let entry = Entry::new(self.clock.as_ref(), who, "quarantine.recover", id.to_string(), Outcome::Done)
+            .with("task", item.task.to_string())
+            .with("with", with)
+            .with("images", images);
+        self.store.recovered(&item, attempt.clone(), entry).await?;
+        crash("recover.committed");
+        self.look_for(Straggler { attempt, hint: None, leased_until }).await;
+        Ok(Recovered { task: item.task, item, images })
+    }
+
+    /// The images, and what is known of their billing.
+    async fn read_anew(
+        &self,
+        item: &QuarantineItem,
+        attempt: &Attempt,
+        task: &Task,
+        supplied: Supplied,
+    ) -> Result<(Vec<Output>, Verdict), Refusal> {
+        let output = |source| Output { source, kind: ImageKind::Output };
+        let billed = |how: &str| Verdict::new(Billing::Yes, format!("recovered from quarantine {how}"));
+        match supplied {
+            Supplied::Link(link) => {
+                let saved = self.download(&link, attempt).await.map_err(|not| unreadable(&not.error.to_string()))?;
+                Ok((vec![output(Source::Blob(saved.sha256.clone()))], billed("by a link that an operator supplied")))
+            }
+            Supplied::File(bytes) => {
+                let head = Head { status: 200, ..Head::default() };
+                let source = self.image_in(head, Spooled::of(bytes, &self.spool)).await?;
+                Ok((vec![output(source)], billed("by a file that an operator supplied")))
+            }
+            Supplied::Nothing => {
+                let evidence = self.evidence(item).await?;
+                match item.kind {
+                    QuarantineKind::Download => {
+                        let source = self.image_in(evidence.head, evidence.body).await?;
+                        Ok((vec![output(source)], billed("as it was downloaded")))
+                    }
+                    QuarantineKind::Answer => self.interpret(attempt, task, &evidence).await,
+                }
+            }
+        }
+    }
+
+    /// The answer to a paid call, interpreted by the adapter as it is today.
+    async fn interpret(
+        &self,
+        attempt: &Attempt,
+        task: &Task,
+        evidence: &Evidence,
+    ) -> Result<(Vec<Output>, Verdict), Refusal> {
+        let done = match self.read_evidence(attempt, task, evidence).await {
+            Some(Ok(Progress::Done(done))) => done,
+            Some(Ok(Progress::Pending(_))) => return Err(unreadable("it says that the job is under way")),
+            Some(Ok(Progress::Failed(error)) | Err(error)) => return Err(unreadable(&error.detail)),
+            None => return Err(unreadable(&format!("{} is not configured", attempt.provider))),
+        };
+        let verdict = done.verdict.clone();
+        Ok((self.outputs_of(done).await?, verdict))
+    }
+
+    /// What an answer that was kept comes to; `None` when its provider is not configured.
+    pub(in crate::engine) async fn read_evidence(
+        &self,
+        attempt: &Attempt,
+        task: &Task,
+        evidence: &Evidence,
+    ) -> Option<Result<Progress, crate::providers::ProviderError>> {
+        let lane = self.lane(&attempt.provider)?;
+        let mut about = About::kept(&task.request, &attempt.provider_model, &attempt.sent);
+        if let Some(handle) = &attempt.handle {
+            (about.on, about.handle) = (On::Check, Some(handle.as_str()));
+        }
+        let provider = lane.provider.as_ref();
+        let mut interpreter = provider.interpreter(&about);
+        Some(provider.account().read_again(evidence, interpreter.as_mut()).await.outcome)
+    }
+
+    async fn outputs_of(&self, done: Done) -> Result<Vec<Output>, Refusal> {
+        let mut outputs = Vec::with_capacity(done.images.len());
+        for image in done.images {
+            let source = match image.source {
+                ImageSource::Url(link) => Source::Url(link),
+                ImageSource::Preview(link) => Source::Preview(link),
+                ImageSource::Inline(inline) => {
+                    let saved = self.keep_image(&inline).await.map_err(|error| unreadable(&error.to_string()))?;
+                    Source::Blob(saved.sha256.clone())
+                }
+            };
+            outputs.push(Output { source, kind: image.kind });
+        }
+        Ok(outputs)
+    }
+
+    async fn image_in(&self, head: Head, body: Spooled) -> Result<Source, Refusal> {
+        let body = body.stream().map(|piece| piece.map_err(|error| error.to_string()));
+        let (image, ..) = download((head, Box::pin(body)), &self.spool).await;
+        let image = image.map_err(|broken| unreadable(&format!("it holds no whole image ({broken:?})")))?;
+        let saved = self.keep_image(&image).await.map_err(|error| unreadable(&error.to_string()))?;
+        Ok(Source::Blob(saved.sha256.clone()))
+    }
+
+    /// An item as it came.
+    async fn evidence(&self, item: &QuarantineItem) -> Result<Evidence, Refusal> {
+        let lost = |error: &dyn std::fmt::Display| unreadable(&format!("its bytes cannot be read: {error}"));
+        let mut body = self.blobs.quarantined(item.id).await.map_err(|error| lost(&error))?;
+        let mut buffer = self.spool.buffer();
+        while let Some(piece) = body.next().await {
+            buffer.push(&piece.map_err(|error| lost(&error))?);
+            buffer.settle().await;
+        }
+        let detail = &item.detail;
+        // What was decoded when it came is not encoded any more.
+        let headers = detail.headers.iter().filter(|(name, _)| name != "content-encoding").cloned().collect();
+        let head = Head { status: detail.http_status, headers, retry_after: None };
+        Ok(Evidence { head, body: buffer.finish().await, whole: detail.whole })
+    }
+}
+
+fn unreadable(why: &str) -> Refusal {
+    Refusal::TooLate(Code::StillUnreadable, format!("it gives no image: {why}"))
+}

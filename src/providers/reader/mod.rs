@@ -1,0 +1,452 @@
+//! The one reader of providers' answers. Whatever an answer calls itself, it is decoded, told to be JSON, events, text or an
+//! image by its first bytes, and handed to the adapter's [`Interpreter`] part by part while it arrives; images inside it go to
+//! the spool as they are decoded, and all of its bytes are kept as evidence until it was acted on. Live answers, polls and
+//! answers that were kept are read alike.
+
+mod download;
+mod encoding;
+mod events;
+mod inline;
+mod json;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+pub use download::download;
+pub use inline::{BrokenImage, InlineImage, MAX_IMAGE};
+
+use self::events::EventReader;
+use self::inline::ImageWriter;
+use self::json::JsonReader;
+use self::text::TextReader;
+use super::errors::Shape;
+use super::{Progress, ProviderError, Signal};
+use crate::domain::image::{MediaType, magic};
+use crate::spool::{Evidence, Head, Spool, SpoolBuffer};
+
+/// Stands around the number of an image in the text it was taken from.
+pub const MARK: &str = "\u{f8ff}";
+/// How much is looked at before it is said what an answer is.
+const SNIFFED: usize = 64;
+/// How much of an answer is kept as its text.
+const MAX_TEXT: usize = 4 * 1024;
+/// An answer is worked on in pieces no larger than this.
+const PIECE: usize = 64 * 1024;
+
+/// How much of one answer is read, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of all of it, decoded.
+    pub total: u64,
+    /// Lines of a stream of events: every event costs one or more, and so do comments and blank lines.
+    pub lines: usize,
+    /// The longest time without a byte.
+    pub idle: Duration,
+    /// The longest time without an event or a document.
+    pub silent: Duration,
+    /// The longest time in all.
+    pub whole: Duration,
+}
+
+/// A document or an event of an answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Part {
+    /// The event's name; empty when it has none.
+    pub event: String,
+    /// Its JSON, when it is JSON.
+    pub json: Option<Value>,
+    /// Its text, when it is none.
+    pub text: String,
+}
+
+impl Part {
+    fn json(event: String, json: Value) -> Self {
+        Self { event, json: Some(json), text: String::new() }
+    }
+
+    fn text(event: String, text: String) -> Self {
+        Self { event, json: None, text }
+    }
+
+    /// What was held back of a chat's running text.
+    fn running(text: String) -> Self {
+        Self::json(String::new(), serde_json::json!({"choices": [{"delta": {"content": text}}]}))
+    }
+}
+
+/// What an adapter makes of an answer.
+pub trait Interpreter: Send {
+    /// Takes a part as it comes; answers with what is worth knowing before the answer is whole.
+    fn part(&mut self, part: Part, images: &Images) -> Vec<Signal>;
+
+    /// The answer has ended: what it comes to.
+    ///
+    /// # Errors
+    /// A refusal, or an answer from which the outcome cannot be told.
+    fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError>;
+}
+
+/// An answer, read as far as it came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// What the body is.
+    pub shape: Shape,
+    /// The last document, when there is one.
+    pub json: Option<Value>,
+    /// The beginning of a body that is no JSON.
+    pub text: String,
+    /// How long the body is.
+    pub length: u64,
+    /// Whether all of it came: the transfer ended as it should, and no document was cut.
+    pub whole: bool,
+    /// Why not, where that is known.
+    pub cut: Option<String>,
+    /// Whether a stream has said that it was over.
+    pub done: bool,
+    /// How long the provider asks to be left alone.
+    pub retry_after: Option<Duration>,
+    /// Why something in it that began as an image is none.
+    pub broken: Option<BrokenImage>,
+}
+
+impl Answer {
+    /// A refusal with this status that stood inside another answer.
+    pub fn within(status: u16) -> Self {
+        Self {
+            status,
+            shape: Shape::Json,
+            json: None,
+            text: String::new(),
+            length: 0,
+            whole: true,
+            cut: None,
+            done: true,
+            retry_after: None,
+            broken: None,
+        }
+    }
+}
+
+/// The images inside an answer, by their number.
+pub struct Images {
+    spool: Spool,
+    found: Vec<Option<Arc<InlineImage>>>,
+    broken: Option<BrokenImage>,
+    /// Images whose base64 has ended and that are still to be closed.
+    ended: Vec<(usize, ImageWriter)>,
+}
+
+impl Images {
+    fn new(spool: &Spool) -> Self {
+        Self { spool: spool.clone(), found: Vec::new(), broken: None, ended: Vec::new() }
+    }
+
+    /// Takes an image whose base64 has ended; the mark that stands for it.
+    fn mark(&mut self, image: ImageWriter) -> String {
+        let number = self.found.len();
+        self.found.push(None);
+        self.ended.push((number, image));
+        format!("{MARK}{number}{MARK}")
+    }
+
+    /// Closes the images that have ended.
+    async fn settle(&mut self) {
+        for (number, image) in std::mem::take(&mut self.ended) {
+            match (image.finish().await, self.found.get_mut(number)) {
+                (Ok(image), Some(place)) => *place = Some(image),
+                (Ok(_), None) => {}
+                (Err(broken), _) => self.broken = Some(broken),
+            }
+        }
+    }
+
+    /// The images whose marks stand in a text, in order.
+    pub fn in_text(&self, text: &str) -> Vec<Arc<InlineImage>> {
+        let numbers = text.split(MARK).skip(1).step_by(2);
+        numbers.filter_map(|number| self.found.get(number.parse::<usize>().ok()?)?.clone()).collect()
+    }
+}
+
+/// What the body of an answer turned out to be.
+enum Body {
+    /// Not enough has come to say.
+    Unknown(Vec<u8>),
+    Json(JsonReader),
+    Events(Box<EventReader>),
+    Text(TextReader),
+    /// The body is the image.
+    Image(ImageWriter),
+}
+
+/// Reads an answer to its end and lets `interpreter` have its parts as they come; what is worth knowing at once goes to
+/// `signals`. `evidence` takes the bytes.
+pub async fn read<S>(
+    (head, body): (Head, S),
+    limits: Limits,
+    mut evidence: SpoolBuffer,
+    spool: &Spool,
+    interpreter: &mut dyn Interpreter,
+    signals: Option<&mpsc::Sender<Signal>>,
+) -> (Answer, Evidence)
+where
+    S: Stream<Item = Result<Bytes, String>> + Send + Unpin + 'static,
+{
+    let mut body = encoding::decoded(&head, body);
+    let mut reading = Reading::new(&head, limits, spool);
+    let ends = Instant::now() + limits.whole;
+    let mut heard = Instant::now();
+    let mut cut = None;
+    while cut.is_none() && !reading.done() {
+        // A flood is always ready: without this it would let nobody else work on this thread.
+        tokio::task::coop::consume_budget().await;
+        let spoken = if reading.is_events() { heard + limits.silent } else { ends };
+        let until = ends.min(spoken).min(Instant::now() + limits.idle);
+        match timeout_at(until, body.next()).await {
+            Ok(Some(Ok(bytes))) => {
+                for piece in bytes.chunks(PIECE) {
+                    cut = reading.take(piece, &mut evidence).await;
+                    heard = if reading.parts.is_empty() { heard } else { Instant::now() };
+                    reading.hand_over(interpreter, signals).await;
+                    if cut.is_some() || reading.done() {
+                        break;
+                    }
+                }
+            }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => cut = Some(error),
+            Err(_) if until == ends => cut = Some("the answer does not end".to_owned()),
+            Err(_) if until == spoken => cut = Some("the stream sent no event".to_owned()),
+            Err(_) => cut = Some("the answer fell silent".to_owned()),
+        }
+    }
+    reading.end(cut.is_some()).await;
+    reading.hand_over(interpreter, signals).await;
+    let answer = reading.answer(&head, cut);
+    let evidence = Evidence { head, body: evidence.finish().await, whole: answer.whole };
+    (answer, evidence)
+}
+
+struct Reading {
+    limits: Limits,
+    labelled: Labelled,
+    body: Body,
+    images: Images,
+    parts: Vec<Part>,
+    last: Option<Value>,
+    /// The first bytes, for people to read.
+    head: Vec<u8>,
+    length: u64,
+    /// Whether the bytes ended inside a document.
+    inside: bool,
+}
+
+/// What an answer calls itself.
+#[derive(Clone, Copy, PartialEq)]
+enum Labelled {
+    Events,
+    Json,
+    Other,
+}
+
+impl Reading {
+    fn new(head: &Head, limits: Limits, spool: &Spool) -> Self {
+        let label = head.header("content-type").unwrap_or_default().to_ascii_lowercase();
+        let labelled = match label {
+            label if label.contains("event-stream") => Labelled::Events,
+            label if label.contains("json") => Labelled::Json,
+            _ => Labelled::Other,
+        };
+        Self {
+            limits,
+            labelled,
+            body: Body::Unknown(Vec::new()),
+            images: Images::new(spool),
+            parts: Vec::new(),
+            last: None,
+            head: Vec::new(),
+            length: 0,
+            inside: false,
+        }
+    }
+
+    fn is_events(&self) -> bool {
+        matches!(self.body, Body::Events(_))
+    }
+
+    /// Whether the stream has said that it was over.
+    fn done(&self) -> bool {
+        matches!(&self.body, Body::Events(events) if events.done())
+    }
+
+    /// Takes a piece; why no more is read, when no more is.
+    async fn take(&mut self, piece: &[u8], evidence: &mut SpoolBuffer) -> Option<String> {
+        let left = self.limits.total - self.length;
+        let (piece, over) = match usize::try_from(left) {
+            Ok(left) if left < piece.len() => (&piece[..left], true),
+            _ => (piece, false),
+        };
+        self.length += piece.len() as u64;
+        self.head.extend_from_slice(&piece[..piece.len().min(MAX_TEXT.saturating_sub(self.head.len()))]);
+        evidence.push(piece);
+        evidence.settle().await;
+        let fed = self.feed(piece, false);
+        self.settle().await;
+        fed.err().or_else(|| over.then(|| format!("an answer of more than {} bytes", self.limits.total)))
+    }
+
+    fn feed(&mut self, piece: &[u8], last: bool) -> Result<(), String> {
+        match &mut self.body {
+            Body::Unknown(first) => {
+                first.extend_from_slice(piece);
+                let Some(body) = told(first, last, self.labelled, self.limits, &self.images.spool) else {
+                    return Ok(());
+                };
+                let first = std::mem::take(first);
+                self.body = body;
+                return self.feed(&first, last);
+            }
+            Body::Json(json) => json.feed(piece, &mut self.images),
+            Body::Events(events) => events.feed(piece, &mut self.images)?,
+            Body::Text(text) => text.feed(piece, &mut self.images),
+            Body::Image(image) => image.bytes(piece),
+        }
+        Ok(())
+    }
+
+    /// Lets the spool have what should not stay in memory, and gathers the parts that are whole.
+    async fn settle(&mut self) {
+        match &mut self.body {
+            Body::Json(json) => {
+                json.settle().await;
+                let whole = json.take();
+                self.parts.extend(whole.into_iter().map(|json| Part::json(String::new(), json)));
+            }
+            Body::Events(events) => {
+                events.settle().await;
+                self.parts.extend(events.take());
+            }
+            Body::Text(text) => text.settle().await,
+            Body::Image(image) => image.settle().await,
+            Body::Unknown(_) => {}
+        }
+        self.images.settle().await;
+    }
+
+    async fn hand_over(&mut self, interpreter: &mut dyn Interpreter, signals: Option<&mpsc::Sender<Signal>>) {
+        for part in std::mem::take(&mut self.parts) {
+            if part.json.is_some() {
+                self.last.clone_from(&part.json);
+            }
+            for signal in interpreter.part(part, &self.images) {
+                if let Some(signals) = signals {
+                    // Nobody listening is no reason to stop reading a paid answer.
+                    _ = signals.send(signal).await;
+                }
+            }
+        }
+    }
+
+    async fn end(&mut self, cut: bool) {
+        // What is left of a short body.
+        _ = self.feed(&[], true);
+        self.settle().await;
+        match std::mem::replace(&mut self.body, Body::Unknown(Vec::new())) {
+            Body::Json(mut json) => {
+                self.inside = json.end(&mut self.images);
+                let rest = json.running.end(&mut self.images);
+                self.parts.extend(json.take().into_iter().map(|json| Part::json(String::new(), json)));
+                self.parts.extend((!rest.is_empty()).then(|| Part::running(rest)));
+                self.body = Body::Json(json);
+            }
+            Body::Events(mut events) => {
+                self.inside = events.end(&mut self.images) && !events.done();
+                self.parts.extend(events.take());
+                self.body = Body::Events(events);
+            }
+            Body::Text(mut text) => {
+                let text = if cut { text.broken_off(&mut self.images) } else { Some(text.end(&mut self.images)) };
+                self.parts.extend(text.map(|text| Part::text(String::new(), text)));
+                self.body = Body::Text(TextReader::default());
+            }
+            Body::Image(mut image) => {
+                // Larger than any, or cut: why is found out when it is closed.
+                image.end();
+                let mark = self.images.mark(image);
+                self.parts.push(Part::text(String::new(), mark));
+            }
+            Body::Unknown(_) => {}
+        }
+        self.images.settle().await;
+    }
+
+    fn answer(self, head: &Head, cut: Option<String>) -> Answer {
+        let done = self.done();
+        let text = String::from_utf8_lossy(&self.head).into_owned();
+        let shape = match (&self.last, text.trim_start().as_bytes()) {
+            (Some(_), _) => Shape::Json,
+            (None, []) => Shape::Empty,
+            (None, [b'<', ..]) => Shape::Html,
+            (None, _) => Shape::Text,
+        };
+        Answer {
+            status: head.status,
+            shape,
+            whole: cut.is_none() && !self.inside,
+            json: self.last,
+            text,
+            length: self.length,
+            cut,
+            done,
+            retry_after: head.retry_after,
+            broken: self.images.broken,
+        }
+    }
+}
+
+/// What a body is, by its first bytes; `None` while more are needed.
+fn told(first: &[u8], last: bool, labelled: Labelled, limits: Limits, spool: &Spool) -> Option<Body> {
+    let image = |kind: MediaType| Body::Image(ImageWriter::new(kind, spool));
+    let bare = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(first);
+    let start = bare.iter().position(|byte| !byte.is_ascii_whitespace() && *byte != 0).unwrap_or(bare.len());
+    let bare = &bare[start..];
+    if bare.len() < SNIFFED && !last {
+        return None;
+    }
+    if let Some(kind) = magic(first) {
+        return Some(image(kind));
+    }
+    Some(match bare {
+        [] => return None,
+        [b'{' | b'"', ..] | [b')', b']', b'}', ..] => Body::Json(JsonReader::default()),
+        [b'[', next, ..] if !next.is_ascii_alphabetic() => Body::Json(JsonReader::default()),
+        [b'<', ..] => Body::Text(TextReader::default()),
+        bare if labelled == Labelled::Events || begins_as_event(bare) => {
+            Body::Events(Box::new(EventReader::new(limits)))
+        }
+        _ if labelled == Labelled::Json => Body::Json(JsonReader::default()),
+        _ => Body::Text(TextReader::default()),
+    })
+}
+
+/// Whether text begins with a line of an event, and not with an address that is called `data:`, too.
+fn begins_as_event(text: &[u8]) -> bool {
+    let line = text.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+    let Some(colon) = memchr::memchr(b':', line) else { return false };
+    let value = &line[colon + 1..];
+    match &line[..colon] {
+        b"" | b"event" | b"id" | b"retry" | b"error" => true,
+        b"data" => ![&b"image/"[..], b"application/", b";"].iter().any(|head| value.starts_with(head)),
+        _ => false,
+    }
+}

@@ -1,0 +1,198 @@
+//! Finds the images in a provider's JSON, wherever vendors put them: under the names that stand for results, as links, as
+//! inline images, in lists, in text. Never under an echo of the request, never a preview, never what is ours.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::ImageSource;
+use super::links::{self, ends_as_image};
+use super::own::Own;
+use super::reader::{Images, InlineImage, MARK};
+
+/// JSON in a string in JSON is read this deep.
+const MAX_NESTED: usize = 2;
+
+/// Keys under which results stand, without case, blanks and underscores.
+const RESULTS: &[&str] = &[
+    "artifact", "artifacts", "audio", "b64", "b64json", "base64", "base64image", "binarydatabase64", "body",
+    "bytesbase64encoded", "content", "data", "datauri", "dataurl", "downloadlink", "downloadurl", "downloadurls",
+    "file", "filedata", "files", "fileuri", "fileurl", "generatedimage", "generatedimages", "image", "imagebase64",
+    "imagebase64data", "imagebytes", "imagedata", "imagedatauri", "imagedataurl", "images", "imagesbase64",
+    "imagesurl", "imageurl", "imageurls", "img", "imgurl", "imgurls", "inlinedata", "link", "links", "media",
+    "output", "outputimage", "outputimages", "outputs", "outputurl", "outputurls", "payload", "picture", "pictures",
+    "prediction", "predictions", "resourceurl", "response", "result", "resultimage", "resultimages", "results",
+    "resulturl", "resulturls", "sample", "samples", "src", "temporaryimageurls", "text", "uri", "url", "urls",
+];
+
+/// Keys under which a request is echoed, or something else is told: nothing below them is a result.
+const ECHOES: &[&str] = &[
+    "arguments", "args", "callback", "callbackurl", "config", "control", "controlimage", "controlnet",
+    "controlnetsettings", "controls", "error", "errors", "imageprompt", "initimage", "input", "inputimage",
+    "inputimages", "inputs", "logs", "loraimage", "lorasettings", "mask", "maskimage", "maskurl", "messages",
+    "original", "originalimage", "parameters", "params", "prompt", "reference", "referenceimage", "referenceimages",
+    "references", "request", "source", "sourceimage", "sourceurl", "taskinput", "thoughtsignature", "tools", "usage",
+    "webhook", "webhookconfig", "webhookurl",
+];
+
+/// Keys under which images stand that are not the result yet, or never will be.
+const PREVIEWS: &[&str] = &[
+    "avatar", "currentimage", "icon", "livepreview", "logo", "partialimage", "partialimageb64", "partialimages", "poster",
+    "preview", "previewimage", "previews", "previewurl", "progressimage", "progressimages", "progressimageurl",
+    "thumb", "thumbnail", "thumbnails", "thumbnailurl", "thumburl",
+];
+
+/// Keys whose strings are text written for people.
+const TEXTS: &[&str] = &["content", "text"];
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Results, in order.
+    pub images: Vec<ImageSource>,
+    /// What the answer itself calls a draft: of these the last counts where there is nothing else.
+    pub drafts: Vec<ImageSource>,
+    /// Whether there is something that may be a result, and cannot be told from what is none.
+    pub doubtful: bool,
+}
+
+/// Finds the images in a document.
+pub fn find(json: &Value, images: &Images, own: &Own) -> Found {
+    let mut found = Found::default();
+    Finder { images, own, found: &mut found }.value(json, "result", 0);
+    found
+}
+
+struct Finder<'a> {
+    images: &'a Images,
+    own: &'a Own,
+    found: &'a mut Found,
+}
+
+/// What stands in one object under the names of results: the same images, perhaps, in more than one form.
+#[derive(Default)]
+struct Group {
+    inline: Vec<Arc<InlineImage>>,
+    listed: Vec<String>,
+    single: Vec<String>,
+    texts: Vec<ImageSource>,
+}
+
+impl Finder<'_> {
+    fn value(&mut self, value: &Value, key: &str, nested: usize) {
+        match value {
+            Value::Object(fields) => self.object(fields, nested),
+            Value::Array(items) if items.iter().any(Value::is_string) => {
+                let mut group = Group::default();
+                self.leaf(value, key, &mut group, nested);
+                self.add(group);
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.value(item, key, nested)),
+            Value::String(_) => {
+                let mut group = Group::default();
+                self.leaf(value, key, &mut group, nested);
+                self.add(group);
+            }
+            _ => {}
+        }
+    }
+
+    fn object(&mut self, fields: &Map<String, Value>, nested: usize) {
+        let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default();
+        if kind.ends_with("partial_image") {
+            return;
+        }
+        if fields.get("thought") == Some(&Value::Bool(true)) {
+            let mut drafts = Found::default();
+            let without: Map<String, Value> =
+                fields.iter().filter(|(key, _)| *key != "thought").map(|(key, value)| (key.clone(), value.clone())).collect();
+            Finder { images: self.images, own: self.own, found: &mut drafts }.object(&without, nested);
+            self.found.drafts.append(&mut drafts.images);
+            return;
+        }
+        let mut group = Group::default();
+        let mut below = Vec::new();
+        for (key, value) in fields {
+            let plain = plain(key);
+            if ECHOES.contains(&plain.as_str()) || PREVIEWS.contains(&plain.as_str()) {
+                continue;
+            }
+            match value {
+                Value::String(_) => self.leaf(value, key, &mut group, nested),
+                Value::Array(items) if items.iter().any(Value::is_string) => {
+                    self.leaf(value, key, &mut group, nested);
+                }
+                Value::Object(_) | Value::Array(_) => below.push((key, value)),
+                _ => {}
+            }
+        }
+        self.add(group);
+        for (key, value) in below {
+            self.value(value, key, nested);
+        }
+    }
+
+    /// A string, or a list of strings among other things, under a key.
+    fn leaf(&mut self, value: &Value, key: &str, group: &mut Group, nested: usize) {
+        let plain = plain(key);
+        let (result, text) = (RESULTS.contains(&plain.as_str()), TEXTS.contains(&plain.as_str()));
+        let listed = value.is_array();
+        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        for item in items {
+            let Some(item) = item.as_str() else {
+                self.value(item, key, nested);
+                continue;
+            };
+            let words = item.trim();
+            let inline = self.images.in_text(words);
+            if matches!(words.as_bytes(), [b'{' | b'[', ..]) && nested < MAX_NESTED {
+                if let Ok(json) = serde_json::from_str::<Value>(words) {
+                    self.value(&json, key, nested + 1);
+                }
+            } else if !result {
+                self.found.doubtful |= !inline.is_empty() || (is_link(words) && ends_as_image(words));
+            } else if text || words.contains("](") {
+                group.texts.extend(links::images(words, self.images, self.own));
+            } else if !inline.is_empty() {
+                let (ours, taken): (Vec<_>, Vec<_>) = inline.into_iter().partition(|one| self.own.has_bytes(&one.sha256));
+                self.found.doubtful |= !ours.is_empty();
+                group.inline.extend(taken);
+            } else if is_link(words) {
+                if self.own.has_link(words) {
+                    self.found.doubtful = true;
+                } else {
+                    let links = if listed { &mut group.listed } else { &mut group.single };
+                    if !links.iter().any(|known| known == words) {
+                        links.push(words.to_owned());
+                    }
+                }
+            } else {
+                // An address nobody can fetch, half an image.
+                self.found.doubtful |= words.contains("://") || words.starts_with("data:image/");
+            }
+        }
+    }
+
+    /// One object's images, each once: a list counts for more than a single one, bytes for more than a link to them.
+    fn add(&mut self, group: Group) {
+        let links = if group.listed.is_empty() { group.single.into_iter().take(1).collect() } else { group.listed };
+        if !group.inline.is_empty() && group.inline.len() >= links.len() {
+            self.found.images.extend(group.inline.into_iter().map(ImageSource::Inline));
+        } else if !links.is_empty() {
+            self.found.images.extend(links.into_iter().map(ImageSource::Url));
+        } else {
+            self.found.images.extend(group.texts);
+        }
+    }
+}
+
+/// A key without case, blanks and underscores.
+fn plain(key: &str) -> String {
+    key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn is_link(words: &str) -> bool {
+    let words = words.trim_start_matches(['<', '"', '\'']);
+    let lower = words.get(..8).unwrap_or(words).to_ascii_lowercase();
+    lower.starts_with("https://") || lower.starts_with("http://") || (words.starts_with("//") && !words.contains(MARK))
+}
