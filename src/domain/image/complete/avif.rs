@@ -212,8 +212,8 @@ impl Iloc {
         let (reference, rest) = rest.split_at(2);
         let (base, extents) = rest.split_at(self.base);
         // Other methods lie inside `meta`, other references in other files.
-        let here = be(method) % 16 == 0 && be(reference) == 0;
-        self.base_offset = here.then(|| be(base));
+        let in_file = be(method).is_multiple_of(16) && be(reference) == 0;
+        self.base_offset = in_file.then(|| be(base));
         self.extents = be(extents);
     }
 }
