@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::multipart::Multipart;
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use axum::response::{IntoResponse, Response};
@@ -30,6 +30,9 @@ use crate::net::guarded::FetchError;
 
 /// An upload must have arrived within this time.
 const UPLOAD_WITHIN: Duration = Duration::from_mins(2);
+
+/// The longest form with an image in it, in bytes: its boundaries and headers come on top.
+const MAX_FORM: u64 = MAX_BYTES + 64 * 1024;
 
 /// An input image in custody.
 #[derive(Debug, Serialize, ToSchema)]
@@ -87,8 +90,7 @@ pub(super) async fn upload_file(
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
-    // A form's own boundaries and headers come on top.
-    if content_length(request.headers()).is_some_and(|length| length > MAX_BYTES + 64 * 1024) {
+    if content_length(request.headers()).is_some_and(|length| length > MAX_FORM) {
         return Err(too_large());
     }
     let saving = async {
@@ -116,7 +118,9 @@ struct UploadForm {
     file: Vec<u8>,
 }
 
-async fn save_form(api: &Api, request: Request) -> Result<Saved, ApiError> {
+async fn save_form(api: &Api, mut request: Request) -> Result<Saved, ApiError> {
+    // Without a limit of our own axum's holds, which is 2 MB.
+    DefaultBodyLimit::max(usize::try_from(MAX_FORM).unwrap_or(usize::MAX)).apply(&mut request);
     let bad = |detail: String| ApiError::new(Code::InvalidRequest, detail);
     let mut form = Multipart::from_request(request, api).await.map_err(|e| bad(e.body_text()))?;
     while let Some(field) = form.next_field().await.map_err(|e| bad(e.body_text()))? {

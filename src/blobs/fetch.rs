@@ -23,7 +23,7 @@ impl Blobs {
         let fetched = span.around(self.bring(guarded, address)).await;
         match &fetched {
             Ok(saved) => span.set("picture.bytes", i64::try_from(saved.bytes).unwrap_or(i64::MAX)),
-            Err(BlobError::Fetch(FetchError::Status(status))) => {
+            Err(BlobError::Fetch(FetchError::Status { status, .. })) => {
                 span.set("http.response.status_code", i64::from(*status));
                 span.fail("status");
             }

@@ -1,5 +1,7 @@
-//! Bytes into the store: hashed on the way, kept under their SHA-256, so that equal bytes are kept once. A small picture
-//! is written in one piece under its name; a large one streams in under `incoming/` and gets its name at the end.
+//! Bytes into the store: hashed on the way, kept under their SHA-256, so that equal bytes are kept once. A
+//! small picture is written in one piece under its name; a large one streams in under `incoming/` and gets
+//! its name at the end. They are kept as they came, with whatever follows the image; only an image that was
+//! cut is refused.
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -10,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::bucket::{PART, options};
 use super::{BlobError, Blobs, MAX_HEADER, Saved, path};
 use crate::chaos::crash;
-use crate::domain::image::{HEADER_BYTES, Header, MediaType, NotAPicture, ends_whole, read_header};
+use crate::domain::image::{Completeness, HEADER_BYTES, Header, MediaType, NotAPicture, read_header};
 use crate::domain::secret::{sha256_hex, token};
 use crate::net::guarded::FetchError;
 use crate::spool::Spooled;
@@ -28,9 +30,9 @@ impl Blobs {
         }
         let header = read_header(&bytes)?;
         let total = bytes.len() as u64;
-        if !ends_whole(header.media_type, total, &bytes, &bytes) {
-            return Err(BlobError::Truncated);
-        }
+        let mut completeness = Completeness::new(header.media_type);
+        completeness.feed(&bytes);
+        completeness.complete_at().ok_or(BlobError::Truncated)?;
         let sha256 = sha256_hex(&bytes);
         let (path, hold) = (path(&sha256), self.hands.take(&sha256).await);
         crash("bytes.incoming");
@@ -69,7 +71,8 @@ impl Blobs {
         Ok(())
     }
 
-    /// Keeps a picture that arrives piece by piece; never holds more than a few pieces of it, unless its header is longer.
+    /// Keeps a picture that arrives piece by piece; never holds more than a few pieces of it, unless its
+    /// header is longer.
     pub async fn put_stream<S>(&self, mut pieces: S) -> Result<Saved, BlobError>
     where
         S: Stream<Item = Result<Bytes, FetchError>> + Unpin,
@@ -98,8 +101,8 @@ impl Blobs {
         Ok(Saved { sha256, header, bytes, hold })
     }
 
-    /// Streams a picture into the store under a name that means nothing yet, and answers with its SHA-256 and its length;
-    /// when it is none, nothing stays.
+    /// Streams a picture into the store under a name that means nothing yet, and answers with its SHA-256 and
+    /// its length; when it is none, nothing stays.
     async fn write_through<S>(
         &self,
         incoming: &Path,
@@ -115,9 +118,9 @@ impl Blobs {
             None => (self.store.put_multipart(incoming).await?, PIECE),
         };
         let mut upload = WriteMultipart::new_with_chunk_size(upload, piece);
-        let mut seen = Seen::new(&first);
+        let mut seen = Seen::new(header.media_type);
         match seen.write(&mut upload, first, pieces).await {
-            Ok(()) if ends_whole(header.media_type, seen.total, &seen.head, &seen.tail) => {
+            Ok(()) if seen.completeness.complete_at().is_some() => {
                 upload.finish().await?;
                 Ok((hex::encode(seen.digest.finalize()), seen.total))
             }
@@ -143,20 +146,16 @@ impl Blobs {
     }
 }
 
-/// What is kept of a picture that streams by: its digest, its length and its ends.
+/// What is known of an image that streams by: its digest, its length, and whether all of it has come.
 struct Seen {
     digest: Sha256,
     total: u64,
-    head: Vec<u8>,
-    tail: Vec<u8>,
+    completeness: Completeness,
 }
 
 impl Seen {
-    const ENDS: usize = 64;
-
-    fn new(first: &[u8]) -> Self {
-        let head = first[..first.len().min(Self::ENDS)].to_vec();
-        Self { digest: Sha256::new(), total: 0, head, tail: Vec::new() }
+    fn new(media_type: MediaType) -> Self {
+        Self { digest: Sha256::new(), total: 0, completeness: Completeness::new(media_type) }
     }
 
     async fn write<S>(
@@ -172,8 +171,7 @@ impl Seen {
         while let Some(piece) = next {
             self.digest.update(&piece);
             self.total += piece.len() as u64;
-            self.tail.extend_from_slice(&piece[piece.len().saturating_sub(Self::ENDS)..]);
-            self.tail.drain(..self.tail.len().saturating_sub(Self::ENDS));
+            self.completeness.feed(&piece);
             upload.wait_for_capacity(1).await?;
             upload.put(piece);
             next = pieces.next().await.transpose()?;

@@ -16,6 +16,7 @@ use crate::domain::image::{ImageKind, NotAPicture, StoredImage};
 use crate::domain::quarantine::QuarantineKind;
 use crate::domain::task::{Event, Failure, Output, Source, Task};
 use crate::net::guarded::FetchError;
+use crate::net::policy::Refused;
 use crate::providers::{Done, ImageSource, Progress};
 
 /// How long an image that exists is tried for.
@@ -228,12 +229,12 @@ fn preview_alone(task: &Task) -> bool {
     task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)))
 }
 
-/// Whether trying again cannot help: the address is closed to us, what it gives is larger than any image that is kept, or it
+/// Whether trying again cannot help: the address itself is closed to us, what it gives is larger than any image that is kept, or it
 /// is one of our own. An empty body, a page or an error may yet become an image.
 pub(super) fn hopeless(error: &BlobError) -> bool {
     matches!(
         error,
         BlobError::NotAPicture(NotAPicture::TooLarge { .. } | NotAPicture::Input)
-            | BlobError::Fetch(FetchError::Refused(_) | FetchError::TooLarge(_))
+            | BlobError::Fetch(FetchError::Refused(Refused::Syntax(_)) | FetchError::TooLarge(_))
     )
 }

@@ -213,10 +213,10 @@ impl Engine {
     /// Whether a webhook may be sent to an address: one that may be reached, and is not our own.
     pub fn vet_webhook(&self, address: &str) -> Result<(), Refused> {
         if self.inner.links.leads_here(address) {
-            return Err(Refused("the gateway itself"));
+            return Err(Refused::Syntax("the gateway itself"));
         }
         if address.contains('#') {
-            return Err(Refused("fragment"));
+            return Err(Refused::Syntax("fragment"));
         }
         self.vet(address)
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::HeaderMap;
-use http::header::{ACCEPT_ENCODING, DATE, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, DATE, HeaderValue, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::policy::{Lookup, Policy, Reach, Refused};
+use super::result_link::{MAX_RESULT_LINK, ResultLink};
 use super::{NetError, plain};
 
 /// Redirects followed by a download.
@@ -22,6 +23,8 @@ const MAX_HOPS: usize = 3;
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// A whole download.
 const TOTAL: Duration = Duration::from_mins(2);
+/// The longest pause that a server can ask for.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Below this many bytes a second, over any window of its patience, a download is given up.
 const LEAST_RATE: u64 = 10 * 1024;
 
@@ -37,8 +40,13 @@ pub enum FetchError {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The server answered with an error.
-    #[error("the server answered {0}")]
-    Status(u16),
+    #[error("the server answered {status}")]
+    Status {
+        /// Its HTTP status.
+        status: u16,
+        /// With 429 and 503, how long it asks us to stay away: no more than [`MAX_RETRY_AFTER`].
+        retry_after: Option<Duration>,
+    },
     /// The name has no address.
     #[error("the name has no address")]
     NoAddress,
@@ -152,32 +160,118 @@ impl Guarded {
         Ok(receipt)
     }
 
-    /// Fetches an address, following at most three vetted redirects.
+    /// Fetches an address that a caller gave, following at most three vetted redirects.
     pub async fn get(&self, address: &str) -> Result<Fetched, FetchError> {
+        let url = self.policy.vet(address)?;
+        self.follow(url, None, Rules::Caller, Instant::now() + TOTAL).await
+    }
+
+    /// Fetches a result from a link that a provider gave, following at most three vetted redirects. How such
+    /// a link is read and what it may hold beyond a caller's address stands at [`ResultLink`]. A link to
+    /// plain http is tried over TLS first; only with `allow_http`, and if that fails, as it stands.
+    pub async fn get_result(&self, link: &str, allow_http: bool) -> Result<Fetched, FetchError> {
+        let link = ResultLink::parse(link)?;
+        self.policy.vet_result(&link.url)?;
         let ends = Instant::now() + TOTAL;
-        let mut url = self.policy.vet(address)?;
+        let secure = link.over_tls();
+        let plain = link.url.scheme() == "http" && allow_http;
+        match self.follow(secure, link.authorization.clone(), Rules::Result, ends).await {
+            Err(error) if plain && error.may_be_for_want_of_tls() => {
+                self.follow(link.url, link.authorization, Rules::Result, ends).await
+            }
+            fetched => fetched,
+        }
+    }
+
+    /// Asks for a URL that has been vetted, and for those it redirects to. Only the first is shown
+    /// `authorization`.
+    async fn follow(
+        &self,
+        mut url: Url,
+        mut authorization: Option<HeaderValue>,
+        rules: Rules,
+        ends: Instant,
+    ) -> Result<Fetched, FetchError> {
         for _ in 0..=MAX_HOPS {
-            let request =
+            let mut request =
                 self.client.get(url.clone()).header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            if let Some(authorization) = authorization.take() {
+                request = request.header(AUTHORIZATION, authorization);
+            }
             let answer = timeout_at(ends.min(Instant::now() + FIRST_BYTE), request.send()).await;
             let response =
                 answer.map_err(|_| FetchError::Broken("no answer in time".into()))?.map_err(broken)?;
             let status = response.status();
+            if status.is_success() {
+                return Ok(Fetched { response, ends, stall: self.stall });
+            }
+            let failed = FetchError::status(status, response.headers());
             if !status.is_redirection() {
-                return if status.is_success() {
-                    Ok(Fetched { response, ends, stall: self.stall })
-                } else {
-                    Err(FetchError::Status(status.as_u16()))
-                };
+                return Err(failed);
             }
-            let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-            let next = to.and_then(|to| url.join(to).ok()).ok_or(FetchError::Status(status.as_u16()))?;
-            if url.scheme() == "https" && next.scheme() != "https" {
-                return Err(Refused("redirect out of TLS").into());
+            let location = response.headers().get(LOCATION);
+            if location.is_some_and(|to| to.len() > MAX_RESULT_LINK) {
+                return Err(Refused::Redirect("too long").into());
             }
-            url = self.policy.vet(next.as_str())?;
+            let next = location.and_then(|to| rules.text(to)).and_then(|to| url.join(to).ok());
+            let next = next.ok_or(failed)?;
+            url = self.vet_redirect(&url, next, rules)?;
         }
         Err(FetchError::TooManyRedirects)
+    }
+
+    /// Vets where a redirect leads: never from TLS out of it.
+    fn vet_redirect(&self, from: &Url, to: Url, rules: Rules) -> Result<Url, Refused> {
+        if from.scheme() == "https" && to.scheme() != "https" {
+            return Err(Refused::Redirect("out of TLS"));
+        }
+        let vetted = match rules {
+            Rules::Caller => self.policy.vet(to.as_str()),
+            Rules::Result => {
+                let to = ResultLink::from(to).url;
+                self.policy.vet_result(&to).map(|()| to)
+            }
+        };
+        vetted.map_err(|refused| match refused {
+            Refused::Syntax(reason) => Refused::Redirect(reason),
+            refused => refused,
+        })
+    }
+}
+
+/// Whose word an address is followed on.
+#[derive(Clone, Copy)]
+enum Rules {
+    Caller,
+    Result,
+}
+
+impl Rules {
+    /// The text of a `Location`. Providers write theirs unescaped, too.
+    fn text(self, location: &HeaderValue) -> Option<&str> {
+        match self {
+            Self::Caller => location.to_str().ok(),
+            Self::Result => std::str::from_utf8(location.as_bytes()).ok(),
+        }
+    }
+}
+
+impl FetchError {
+    fn status(status: StatusCode, headers: &HeaderMap) -> Self {
+        let waits = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let pause = waits.then(|| retry_after(headers)).flatten();
+        Self::Status { status: status.as_u16(), retry_after: pause.map(|pause| pause.min(MAX_RETRY_AFTER)) }
+    }
+
+    /// Whether the same host may answer otherwise without TLS. It is left alone when it asks for that.
+    fn may_be_for_want_of_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Broken(_)
+                | Self::TooManyRedirects
+                | Self::Refused(Refused::Redirect(_))
+                | Self::Status { retry_after: None, .. }
+        )
     }
 }
 
@@ -229,7 +323,7 @@ fn broken(error: reqwest::Error) -> FetchError {
         std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
     for cause in causes.clone() {
         if let Some(refused) = cause.downcast_ref::<Refused>() {
-            return FetchError::Refused(Refused(refused.0));
+            return FetchError::Refused(*refused);
         }
         if cause.is::<NoAddress>() {
             return FetchError::NoAddress;

@@ -4,6 +4,7 @@
 pub mod guarded;
 pub mod paid;
 pub mod policy;
+pub mod result_link;
 mod tls;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Which addresses may be reached on somebody else's word: a caller's image, a webhook, a result link, every redirect.
-//! Decided on the parsed host and on the resolved address, never on the text; one refusal, which tells nothing about
-//! the network behind it.
+//! Which addresses may be reached on somebody else's word: a caller's image, a webhook, every redirect;
+//! `result_link` adds what holds for a provider's links. Decided on the parsed host and on the resolved
+//! address, never on the text; one refusal, which tells nothing about the network behind it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,9 +14,16 @@ use crate::domain::validate::MAX_URL;
 const MAX_NAME: usize = 253;
 
 /// The address may not be reached. Its text is the same whatever the reason, which is for the log alone.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 #[error("the URL is not allowed")]
-pub struct Refused(pub &'static str);
+pub enum Refused {
+    /// The URL itself says so: its scheme, port, length, host or spelling. Trying again cannot help.
+    Syntax(&'static str),
+    /// A redirect named a URL that is refused so. The server may send us elsewhere another time.
+    Redirect(&'static str),
+    /// The name resolves to an address in a closed network. It may be put right in DNS.
+    Address,
+}
 
 /// Turns names into addresses.
 #[async_trait]
@@ -43,7 +50,7 @@ impl Lookup for SystemLookup {
 const LOW_PORTS: [u16; 2] = [80, 443];
 
 /// Higher ports where something else than a web server listens: databases, queues, caches, and what browsers refuse.
-const CLOSED_PORTS: [u16; 27] = [
+pub(super) const CLOSED_PORTS: [u16; 27] = [
     1433, 1521, 1719, 1720, 1723, 2049, 2375, 2376, 2379, 2380, 3306, 3389, 3659, 4045, 4190, 5060, 5061,
     5432, 5672, 6000, 6379, 6566, 6697, 9042, 10080, 11211, 27017,
 ];
@@ -62,29 +69,35 @@ impl Policy {
     /// Parses an address and checks all that can be checked before its name is resolved.
     pub fn vet(&self, text: &str) -> Result<Url, Refused> {
         if text.len() > MAX_URL {
-            return Err(Refused("too long"));
+            return Err(Refused::Syntax("too long"));
         }
-        let url = Url::parse(text).map_err(|_| Refused("not a URL"))?;
+        let url = Url::parse(text).map_err(|_| Refused::Syntax("not a URL"))?;
         match url.scheme() {
             "https" => {}
             "http" if self.allow_http => {}
-            _ => return Err(Refused("scheme")),
+            _ => return Err(Refused::Syntax("scheme")),
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Refused("credentials in the URL"));
+            return Err(Refused::Syntax("credentials in the URL"));
         }
         let port = url.port_or_known_default().unwrap_or(0);
         if port < 1024 && !LOW_PORTS.contains(&port) || CLOSED_PORTS.contains(&port) {
-            return Err(Refused("port"));
+            return Err(Refused::Syntax("port"));
         }
-        match url.host() {
-            Some(Host::Ipv4(ip)) => self.admit(ip.into())?,
-            Some(Host::Ipv6(ip)) => self.admit(ip.into())?,
-            Some(Host::Domain(name)) if name.len() > MAX_NAME => return Err(Refused("host name too long")),
-            Some(Host::Domain(name)) if !name.is_empty() => {}
-            _ => return Err(Refused("no host")),
-        }
+        self.vet_host(&url)?;
         Ok(url)
+    }
+
+    /// Checks the host of a URL: a name that can be looked up, or an address that may be connected to.
+    pub(super) fn vet_host(&self, url: &Url) -> Result<(), Refused> {
+        let closed = |_| Refused::Syntax("address");
+        match url.host() {
+            Some(Host::Ipv4(ip)) => self.admit(ip.into()).map_err(closed),
+            Some(Host::Ipv6(ip)) => self.admit(ip.into()).map_err(closed),
+            Some(Host::Domain(name)) if name.len() > MAX_NAME => Err(Refused::Syntax("host name too long")),
+            Some(Host::Domain(name)) if !name.is_empty() => Ok(()),
+            _ => Err(Refused::Syntax("no host")),
+        }
     }
 
     /// Whether one address may be connected to.
@@ -95,7 +108,7 @@ impl Policy {
         if self.allow_private.iter().any(named) {
             return Ok(());
         }
-        if public(ip) { Ok(()) } else { Err(Refused("address")) }
+        if public(ip) { Ok(()) } else { Err(Refused::Address) }
     }
 
     /// Whether the world at large can reach an address, or only we can. A name that has no address here is left to whoever

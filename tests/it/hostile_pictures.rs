@@ -5,6 +5,8 @@ use std::io::Cursor;
 
 use axum::Router;
 use axum::routing::any;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use easel::domain::secret::sha256_hex;
 use reqwest::StatusCode;
 use rstest::rstest;
@@ -216,4 +218,122 @@ async fn odd_pictures_are_kept_to_the_byte(#[values(Shelf::Folder, Shelf::Bucket
         assert_eq!(gateway.receptions(), 2);
         shelved.stop().await;
     }
+}
+
+/// Complete images with what the world appends to them, all of 24 × 16 pixels: what each is, its bytes, its type.
+fn wrapped() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let with = |image: &[u8], rest: &[u8]| [image, rest].concat();
+    let (png, jpeg) = (png(24, 16), jpeg(24, 16));
+    let progressive = include_bytes!("fixtures/images/progressive.jpg");
+    let gif = include_bytes!("fixtures/images/still.gif");
+    let webp = include_bytes!("fixtures/images/lossy.webp");
+    let avif = include_bytes!("fixtures/images/still.avif");
+    let mut trailer = b"SEFH".repeat(79);
+    trailer.extend(b"SEFT");
+    let mut random = fastrand::Rng::with_seed(5);
+    let video: Vec<u8> =
+        b"\0\0\0\x18ftypmp42".iter().copied().chain((0..5_000).map(|_| random.u8(..))).collect();
+    let mut streamed = webp.to_vec();
+    streamed[4..8].copy_from_slice(&[0xff; 4]);
+    vec![
+        ("PNG and a line feed", with(&png, b"\n"), "image/png"),
+        ("PNG and two zeroes", with(&png, &[0; 2]), "image/png"),
+        ("PNG without its last checksum", png[..png.len() - 4].to_vec(), "image/png"),
+        ("JPEG and a camera's trailer", with(&jpeg, &trailer), "image/jpeg"),
+        ("JPEG and a video", with(&jpeg, &video), "image/jpeg"),
+        ("progressive JPEG and a line feed", with(progressive, b"\r\n"), "image/jpeg"),
+        ("GIF without its trailer", gif[..gif.len() - 1].to_vec(), "image/gif"),
+        ("GIF and zeroes", with(gif, &[0; 300]), "image/gif"),
+        ("GIF with zeroes for a trailer", with(&gif[..gif.len() - 1], &[0; 300]), "image/gif"),
+        ("WebP and a video", with(webp, &video), "image/webp"),
+        ("WebP whose encoder did not know its size", streamed, "image/webp"),
+        ("AVIF and a line feed", with(avif, b"\n"), "image/avif"),
+        ("AVIF and zeroes", with(avif, &[0; 300]), "image/avif"),
+        ("PNG and 31 MB", with(&png, &vec![0x55; 31_000_000]), "image/png"),
+    ]
+}
+
+/// M11: what every viewer opens is taken from callers, by upload, by form and inside a request, and kept to the byte.
+#[rstest]
+#[tokio::test]
+async fn a_complete_image_is_taken_whatever_follows_it(
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+    #[values(Shelf::Folder, Shelf::Bucket)] shelf: Shelf,
+) {
+    let shelved = Shelved::start(db, shelf, "").await;
+    let gateway = &shelved.gateway;
+    for (name, bytes, kind) in wrapped() {
+        let head = b"--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n";
+        let form = [&head[..], &bytes, b"\r\n--b--\r\n"].concat();
+        for (content_type, body) in
+            [("application/octet-stream", bytes.clone()), ("multipart/form-data; boundary=b", form)]
+        {
+            let answer = gateway.upload("/files", &[("content-type", content_type)], body).await;
+            let file = answer.json();
+            assert_eq!(answer.status, StatusCode::CREATED, "{name}, {content_type}: {file}");
+            assert_eq!((&file["width"], &file["height"]), (&json!(24), &json!(16)), "{name}: {file}");
+            assert_eq!((&file["media_type"], &file["bytes"]), (&json!(kind), &json!(bytes.len())), "{name}");
+            let content = gateway.get(&format!("/files/{}/content", file["id"].as_str().unwrap())).await;
+            assert!(content.bytes == bytes, "{name}");
+        }
+        if bytes.len() < 1_000_000 {
+            let images = json!([{"b64_json": STANDARD.encode(&bytes)}]);
+            let request = json!({"prompt": "x", "model": "gpt-image-1", "images": images});
+            let answer = gateway.post("/generate", &request.to_string()).await;
+            assert_eq!(answer.status, StatusCode::ACCEPTED, "{name}: {}", answer.json());
+        }
+    }
+    shelved.stop().await;
+}
+
+/// M11: as a result they are worth the same.
+#[rstest]
+#[tokio::test]
+async fn a_complete_result_is_kept_whatever_follows_it(
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+    #[values(Shelf::Folder, Shelf::Bucket)] shelf: Shelf,
+) {
+    let shelved = Shelved::start(db, shelf, "").await;
+    let gateway = &shelved.gateway;
+    for (name, bytes, kind) in wrapped() {
+        let link = host(bytes.clone()).await;
+        gateway.rule(&json!({"on": "files", "times": 1, "do": {"file_redirect": link}})).await;
+        let task = gateway.run(&body("")).await;
+        let image = &task["images"][0];
+        assert_eq!((end(&task), &image["media_type"]), ("succeeded", &json!(kind)), "{name}: {task}");
+        assert_eq!((&image["width"], &image["height"]), (&json!(24), &json!(16)), "{name}: {task}");
+        assert_eq!(image["sha256"], sha256_hex(&bytes), "{name}");
+        check(&shelved, &task).await;
+    }
+    shelved.stop().await;
+}
+
+/// M11: the same images, cut: they are told apart, in one piece and streamed.
+#[rstest]
+#[tokio::test]
+async fn a_cut_image_is_refused_whatever_precedes_the_cut(
+    #[values(Shelf::Folder, Shelf::Bucket)] shelf: Shelf,
+) {
+    let shelved = Shelved::start(Db::Sqlite, shelf, "").await;
+    let gateway = &shelved.gateway;
+    let large = jpeg(2_000, 1_500);
+    assert!(large.len() > 1_500_000);
+    let (small, gif) = (png(24, 16), include_bytes!("fixtures/images/animated.gif"));
+    let webp = include_bytes!("fixtures/images/lossless.webp");
+    let avif = include_bytes!("fixtures/images/animated.avif");
+    for (name, cut) in [
+        ("PNG", &small[..small.len() - 8]),
+        ("JPEG", &large[..large.len() - 1]),
+        ("progressive JPEG", &include_bytes!("fixtures/images/progressive.jpg")[..1_000]),
+        ("GIF", &gif[..gif.len() - 50]),
+        ("WebP", &webp[..webp.len() - 1]),
+        ("AVIF", &avif[..avif.len() - 1]),
+    ] {
+        let answer = gateway.upload("/files", &[("content-type", "image/png")], cut.to_vec()).await;
+        let problem = answer.json();
+        assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{name}: {problem}");
+        assert_eq!(problem["detail"], "the picture was cut short", "{name}");
+    }
+    assert_eq!(shelved.objects(), vec![]);
+    shelved.stop().await;
 }

@@ -42,6 +42,7 @@ mod proof;
 mod recorder;
 mod reload;
 mod replicas;
+mod result_links;
 mod retention;
 mod retries;
 mod rows;

@@ -13,6 +13,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use easel::net::guarded::FetchError;
+use easel::net::policy::Refused;
 use easel::net::{Guarded, Lookup, Net, Policy};
 use http::{HeaderMap, StatusCode};
 use rstest::rstest;
@@ -29,7 +30,7 @@ use crate::inputs::png;
 use crate::trap::{EVERYWHERE, Names, Trap};
 
 /// A client that may reach 127.0.0.2, where the tests' own servers are, and nothing else near.
-fn guarded() -> (Guarded, Arc<Names>) {
+pub fn guarded() -> (Guarded, Arc<Names>) {
     let policy = Policy { allow_private: vec!["127.0.0.2/32".parse().unwrap()], allow_http: true };
     let names = Arc::new(Names::default());
     let net = Net::open(policy, Arc::clone(&names) as Arc<dyn Lookup>, Vec::new()).unwrap();
@@ -65,7 +66,8 @@ fn serve(listener: TcpListener, router: Router) {
     });
 }
 
-/// Fetched or told: neither an image nor a webhook gets through to what is closed.
+/// Fetched or told: neither an image nor a webhook gets through to what is closed, nor does a provider's
+/// link.
 #[tokio::test]
 async fn nothing_closed_is_fetched_or_told() {
     let trap = Trap::set().await;
@@ -75,6 +77,10 @@ async fn nothing_closed_is_fetched_or_told() {
         assert!(matches!(fetched, Err(FetchError::Refused(_))), "{case} {url}: {fetched:?}");
         let told = guarded.post(&url, HeaderMap::new(), Bytes::new(), Duration::from_secs(5)).await;
         assert!(matches!(told, Err(FetchError::Refused(_))), "{case} {url}: {told:?}");
+        for allow_http in [false, true] {
+            let result = guarded.get_result(&url, allow_http).await.map(|_| ());
+            assert!(matches!(result, Err(FetchError::Refused(_))), "{case} {url}: {result:?}");
+        }
     }
     assert!(trap.is_untouched());
 }
@@ -89,10 +95,16 @@ async fn a_redirect_leads_nowhere_that_is_closed() {
         let fetched = guarded.get(&format!("http://127.0.0.2:{port}/")).await.map(|_| ());
         // What cannot be read as an address is no hop at all.
         assert!(
-            matches!(fetched, Err(FetchError::Refused(_) | FetchError::Status(302))),
+            matches!(fetched, Err(FetchError::Refused(_) | FetchError::Status { status: 302, .. })),
             "{case} {url}: {fetched:?}"
         );
         assert_eq!(asked.load(Ordering::SeqCst), 1);
+        let result = guarded.get_result(&format!("http://127.0.0.2:{port}/"), true).await.map(|_| ());
+        assert!(
+            matches!(result, Err(FetchError::Refused(_) | FetchError::Status { status: 302, .. })),
+            "{case} {url}: {result:?}"
+        );
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
     assert!(trap.is_untouched());
     let (port, asked) = server(StatusCode::FOUND, Some("/again".into())).await;
@@ -107,7 +119,7 @@ async fn a_redirect_leads_nowhere_that_is_closed() {
 }
 
 /// Everything is at home here.
-struct Home;
+pub struct Home;
 
 #[async_trait]
 impl Lookup for Home {
@@ -147,10 +159,7 @@ async fn a_redirect_out_of_tls_is_not_followed() {
         CertificateDer::from_pem_slice(include_bytes!("fixtures/authority.crt")).unwrap().to_vec();
     let net = Net::open(policy, Arc::new(Home), vec![authority]).unwrap();
     let fetched = net.guarded.get(&url).await.map(|_| ());
-    assert!(
-        matches!(&fetched, Err(FetchError::Refused(why)) if why.0 == "redirect out of TLS"),
-        "{fetched:?}"
-    );
+    assert!(matches!(fetched, Err(FetchError::Refused(Refused::Redirect("out of TLS")))), "{fetched:?}");
     assert_eq!(asked.load(Ordering::SeqCst), 0);
     serving.abort();
 }

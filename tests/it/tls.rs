@@ -54,6 +54,11 @@ impl Authority {
         file.display().to_string()
     }
 
+    /// Its own certificate.
+    pub fn der(&self) -> Vec<u8> {
+        self.0.der().to_vec()
+    }
+
     /// A certificate for a host, in order but for what is done to it, and its key.
     pub fn issue(&self, host: &str, spoil: impl FnOnce(&mut CertificateParams)) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();

@@ -105,7 +105,7 @@ impl Trap {
             ("S17", at("100.100.100.200")),
             ("S17", at("[fd00:ec2::254]")),
             ("S21", format!("http://user:pass@127.0.0.1:{port}/")),
-            ("S21", "https://user:pass@example.com/".into()),
+            ("S21", "https://user:pass@foo.internal/".into()),
             ("S21", format!("http://a@127.0.0.1:{port}/")),
             ("S21", format!("http://127.0.0.1:{port}/#@example.com")),
             ("S24", "https://example.com:0/".into()),
