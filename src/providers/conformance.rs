@@ -135,9 +135,21 @@ pub async fn check(
     prompt: &str,
     canned: &Canned<'_>,
 ) -> String {
+    check_named(kind, dialect, handle, prompt, None, canned).await
+}
+
+/// The same for a job that only a callback to this address named.
+pub async fn check_named(
+    kind: &str,
+    dialect: Option<&str>,
+    handle: &str,
+    prompt: &str,
+    callback: Option<&str>,
+    canned: &Canned<'_>,
+) -> String {
     let adapter = adapter(kind, dialect, &serve(canned, usize::MAX).await);
     let request = GenerateRequest { prompt: prompt.to_owned(), ..GenerateRequest::default() };
-    let asked = Asked { handle, request: &request, provider_model: "", sent: &[], callback: None };
+    let asked = Asked { handle, request: &request, provider_model: "", sent: &[], callback };
     summary(&adapter.check(&asked).await.outcome)
 }
 

@@ -13,7 +13,13 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         200,
         "pending 0f647527-12bd-48b1-b813-111111111",
     ),
-    ("piapi_flux_create_response_doc_1100.jsonc", FLUX, "txt2img", 200, "refused as Garbled: billed unknown"),
+    (
+        "piapi_flux_create_response_doc_1100.jsonc",
+        FLUX,
+        "txt2img",
+        200,
+        "pending 0f647527-12bd-48b1-b813-111111111",
+    ),
     (
         "piapi_flux_create_img2img_pending.json",
         FLUX,
@@ -91,7 +97,7 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         CHAT,
         "chat",
         200,
-        "done: 2 linked, 0 inline, 0 preprocessed; billed yes",
+        "done: 2 linked, 0 inline, 0 preprocessed; billed yes, kept early",
     ),
     ("gpt4o_error_openai_style.json", CHAT, "chat", 401, "refused as Auth: billed no"),
     (
@@ -106,14 +112,15 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         IMAGES,
         "generations",
         200,
-        "done: 0 linked, 2 inline, 0 preprocessed; billed yes $0.022",
+        // Its images were shortened by those who recorded it.
+        "refused as Silent: billed unknown",
     ),
     (
         "gpt_image_openai_recorded_edit.json",
         IMAGES,
         "edits",
         200,
-        "done: 0 linked, 1 inline, 0 preprocessed; billed yes $0.167",
+        "refused as Silent: billed unknown",
     ),
     (
         "gpt_image_openai_recorded_400_response_format.json",

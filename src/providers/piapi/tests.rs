@@ -115,11 +115,27 @@ async fn a_cut_answer_is_an_unknown_outcome_unless_it_names_its_task() {
     assert_eq!(read(at_id + 80).await, "pending 1631d053-2352-4add-95cc-360fc52d5f89");
 }
 
+/// A job that our own call named is ours, whatever its prompt has become; one that only a callback named must show our
+/// callback's address and no other prompt.
 #[tokio::test]
-async fn a_result_for_another_prompt_is_not_delivered() {
-    let body = fixture("piapi_flux_get_completed_unified_kontext.json");
-    let got = check(FLUX, None, "h", "something else", &Canned::of("x.json", &body, 200)).await;
-    assert!(got.starts_with("failed as Contract") && got.ends_with("billed unknown"), "{got}");
+async fn whose_job_it_is() {
+    let mut body: Value = serde_json::from_slice(&fixture("piapi_flux_get_completed_unified_kontext.json")).unwrap();
+    body["data"]["config"] = json!({"webhook_config": {"endpoint": "https://gw.example/hooks/x/1", "secret": "s"}});
+    let body = body.to_string();
+    let canned = Canned::of("x.json", body.as_bytes(), 200);
+    for prompt in ["something else", "change the word Piapi to Pineapple"] {
+        let got = check(FLUX, None, "h", prompt, &canned).await;
+        assert!(got.starts_with("done: 1 linked"), "{got}");
+    }
+    let named = async |prompt: &str, callback: &str| {
+        super::super::conformance::check_named(FLUX, None, "h", prompt, Some(callback), &canned).await
+    };
+    let (ours, theirs) = ("https://gw.example/hooks/x/1", "https://gw.example/hooks/x/2");
+    assert!(named("change the word Piapi to Pineapple", ours).await.starts_with("done: 1 linked"));
+    for (prompt, callback) in [("something else", ours), ("change the word Piapi to Pineapple", theirs)] {
+        let got = named(prompt, callback).await;
+        assert!(got.starts_with("failed as Contract") && got.ends_with("billed unknown"), "{got}");
+    }
 }
 
 #[tokio::test]

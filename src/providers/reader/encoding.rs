@@ -22,7 +22,7 @@ const MAX_LAYERS: usize = 3;
 /// A body that has inflated to so much…
 const AMPLE: u64 = 16 * 1024 * 1024;
 /// …must not be more than so many times as long as it came.
-const MAX_RATIO: u64 = 200;
+const MAX_RATIO: u64 = 100;
 
 type Body = BoxStream<'static, Result<Bytes, String>>;
 

@@ -229,6 +229,11 @@ impl JsonReader {
             return &bytes[usize::from(taken)..];
         }
         let plain = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+        if escape.high.is_some() && bytes.first() != Some(&b'\\') {
+            // Half a pair of surrogates is no character.
+            escape.high = None;
+            self.text("\u{fffd}".as_bytes(), images);
+        }
         self.text(&bytes[..plain], images);
         match bytes.get(plain) {
             Some(b'\\') => {

@@ -308,7 +308,9 @@ impl Reading {
     fn feed(&mut self, piece: &[u8], last: bool) -> Result<(), String> {
         match &mut self.body {
             Body::Unknown(first) => {
-                first.extend_from_slice(piece);
+                // White space that keeps a connection alive may come for minutes.
+                let blank = first.is_empty() && !last;
+                first.extend_from_slice(if blank { without_blanks(piece) } else { piece });
                 let Some(body) = told(first, last, self.labelled, self.limits, &self.images.spool) else {
                     return Ok(());
                 };
@@ -417,9 +419,7 @@ impl Reading {
 /// What a body is, by its first bytes; `None` while more are needed.
 fn told(first: &[u8], last: bool, labelled: Labelled, limits: Limits, spool: &Spool) -> Option<Body> {
     let image = |kind: MediaType| Body::Image(ImageWriter::new(kind, spool));
-    let bare = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(first);
-    let start = bare.iter().position(|byte| !byte.is_ascii_whitespace() && *byte != 0).unwrap_or(bare.len());
-    let bare = &bare[start..];
+    let bare = without_blanks(first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(first));
     if bare.len() < SNIFFED && !last {
         return None;
     }
@@ -431,6 +431,7 @@ fn told(first: &[u8], last: bool, labelled: Labelled, limits: Limits, spool: &Sp
         [b'{' | b'"', ..] | [b')', b']', b'}', ..] => Body::Json(JsonReader::default()),
         [b'[', next, ..] if !next.is_ascii_alphabetic() => Body::Json(JsonReader::default()),
         [b'<', ..] => Body::Text(TextReader::default()),
+        bare if is_data_uri(bare) || begins_as_base64(bare) => Body::Text(TextReader::default()),
         bare if labelled == Labelled::Events || begins_as_event(bare) => {
             Body::Events(Box::new(EventReader::new(limits)))
         }
@@ -439,14 +440,25 @@ fn told(first: &[u8], last: bool, labelled: Labelled, limits: Limits, spool: &Sp
     })
 }
 
-/// Whether text begins with a line of an event, and not with an address that is called `data:`, too.
+/// What comes after white space and zeroes.
+fn without_blanks(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|byte| !byte.is_ascii_whitespace() && *byte != 0);
+    &bytes[start.unwrap_or(bytes.len())..]
+}
+
+/// Whether text begins with an address that is called as the field of an event is.
+fn is_data_uri(text: &[u8]) -> bool {
+    [&b"data:image/"[..], b"data:application/", b"data:;"].iter().any(|start| text.starts_with(start))
+}
+
+fn begins_as_base64(text: &[u8]) -> bool {
+    let symbols = text.iter().position(|byte| !inline::is_symbol(*byte)).unwrap_or(text.len());
+    symbols >= 24 && inline::sniff(&text[..24]).is_some()
+}
+
+/// Whether text begins with a line of an event.
 fn begins_as_event(text: &[u8]) -> bool {
     let line = text.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
     let Some(colon) = memchr::memchr(b':', line) else { return false };
-    let value = &line[colon + 1..];
-    match &line[..colon] {
-        b"" | b"event" | b"id" | b"retry" | b"error" => true,
-        b"data" => ![&b"image/"[..], b"application/", b";"].iter().any(|head| value.starts_with(head)),
-        _ => false,
-    }
+    matches!(&line[..colon], b"" | b"data" | b"event" | b"id" | b"retry" | b"error")
 }

@@ -244,7 +244,7 @@ fn a_bomb_is_cut_off() {
     assert!(bomb.len() < 400_000);
     let (_, answer) = read_pieces(&[], vec![Ok(bomb.into())], AMPLE);
     assert!(answer.cut.as_deref().is_some_and(|why| why.contains("inflates")), "{:?}", answer.cut);
-    assert!(answer.length < 20 << 20, "{}", answer.length);
+    assert!(answer.length < 40 << 20, "{}", answer.length);
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn json_is_read_as_it_is_meant() {
     for (body, meant) in [
         (r#"{"a":1e400,"b":NaN,"c":-0,"d":1.50}"#, json!({"a": "1e400", "b": null, "c": -0.0, "d": 1.5})),
         ("{\"a\":\"line\nfeed \u{1}\"}", json!({"a": "line\nfeed \u{1}"})),
-        (r#"{"a":"\u0068\u00e9\ud83d\ude00 \ud83d \/ \q \u12"}"#, json!({"a": "hé😀 \u{fffd}/ q \\u12"})),
+        (r#"{"a":"\u0068\u00e9\ud83d\ude00 \ud83d \/ \q \u12"}"#, json!({"a": "hé😀 \u{fffd} / q \\u12"})),
         (r#"{"a":[1,2,],"b":,"c":{},}"#, json!({"a": [1, 2], "c": {}})),
         (r#"{"status": "", // pending/processing
             "code": 1100}"#, json!({"status": "", "code": 1100})),

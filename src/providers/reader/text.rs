@@ -37,7 +37,15 @@ struct Run {
     padded: bool,
     /// Whether white space came after the last symbol.
     spaced: bool,
+    /// How long the line is so far, and how long the first one was that white space ended.
+    line: usize,
+    first_line: Option<usize>,
+    /// Whether the line before was as long as the first.
+    even: bool,
 }
+
+/// Base64 is wrapped into lines no longer than this.
+const MAX_LINE: usize = 256;
 
 impl TextReader {
     /// Takes the next bytes of the text.
@@ -101,7 +109,7 @@ impl TextReader {
         self.visible.truncate(head);
         let image = ImageWriter::new(media_type, &images.spool);
         let (raw, escape) = (Vec::new(), Vec::new());
-        let mut run = Run { image, raw, escape, padded: false, spaced: false };
+        let mut run = Run { image, raw, escape, padded: false, spaced: false, line: 0, first_line: None, even: false };
         run.take(&symbols);
         self.run = Some(Box::new(run));
     }
@@ -178,11 +186,12 @@ impl Run {
             if self.escape.is_empty() && !self.padded {
                 let symbols = bytes[at..].iter().position(|byte| !is_symbol(*byte)).unwrap_or(bytes.len() - at);
                 if symbols > 0 {
-                    // After a whole image and a gap these are words.
-                    if self.spaced && self.image.complete() {
+                    // After a whole image and a gap that is no end of a line these are words.
+                    if self.spaced && !self.even && self.image.complete() {
                         break;
                     }
                     self.spaced = false;
+                    self.line += symbols;
                     self.image.symbols(&bytes[at..at + symbols]);
                     at += symbols;
                     continue;
@@ -204,10 +213,10 @@ impl Run {
         match (self.escape.as_slice(), byte) {
             ([], b'=') => self.padded = true,
             ([], b'%' | b'\\') => self.escape.push(byte),
-            ([], byte) if byte.is_ascii_whitespace() => self.spaced = true,
+            ([], byte) if byte.is_ascii_whitespace() => self.space(),
             ([b'\\'], b'n' | b'r' | b't') => {
                 self.escape.clear();
-                self.spaced = true;
+                self.space();
             }
             ([b'\\'], b'/') => return self.escaped(b'/'),
             ([b'%'], byte) if byte.is_ascii_hexdigit() => self.escape.push(byte),
@@ -221,13 +230,26 @@ impl Run {
         true
     }
 
+    /// White space: the end of a line, perhaps.
+    fn space(&mut self) {
+        self.spaced = true;
+        if self.line > 0 {
+            let first = *self.first_line.get_or_insert(self.line);
+            self.even = self.line == first && first <= MAX_LINE;
+            self.line = 0;
+        }
+    }
+
     /// The same for a byte that was escaped.
     fn escaped(&mut self, byte: u8) -> bool {
         self.escape.clear();
         match byte {
             b'=' => self.padded = true,
-            byte if byte.is_ascii_whitespace() => self.spaced = true,
-            byte if is_symbol(byte) && !self.padded => self.image.symbols(&[byte]),
+            byte if byte.is_ascii_whitespace() => self.space(),
+            byte if is_symbol(byte) && !self.padded => {
+                self.line += 1;
+                self.image.symbols(&[byte]);
+            }
             _ => return false,
         }
         true
