@@ -1,0 +1,388 @@
+//! Words for an untidy world: how a right answer is written, labelled and encoded, where its images sit, how
+//! a stream says no, what looks like a result and is none, and what a result file has around its image.
+
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error};
+use serde::{Deserialize as DeriveDeserialize, Serialize};
+
+use super::Words;
+
+/// Several words of one kind: `["a","b"]` in JSON, `a,b` in a directive.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: PartialEq> List<T> {
+    /// Whether this word is among them.
+    pub fn has(&self, word: &T) -> bool {
+        self.0.contains(word)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for List<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = Words::deserialize(deserializer)?;
+        let each = words.0.iter().map(|word| T::deserialize(StrDeserializer::<D::Error>::new(word.trim())));
+        each.collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Declares enums whose variants are words of the vocabulary.
+macro_rules! words {
+    ($($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $word:ident),+ $(,)? })+) => {
+        $(
+            $(#[$about])*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, DeriveDeserialize)]
+            #[serde(rename_all = "snake_case")]
+            pub enum $name { $($(#[$doc])* $word),+ }
+        )+
+    };
+}
+
+words! {
+    /// How an answer is written, framed and encoded.
+    Wrap {
+        /// A byte order mark before the text.
+        Bom,
+        /// White space and line feeds before the text, as keep-alive bytes leave them.
+        Leading,
+        /// JSON with line feeds and indentation.
+        Pretty,
+        /// Every `/` in JSON as `\/`.
+        Slashes,
+        /// Every character of a JSON string as `\uXXXX`.
+        Unicode,
+        /// A line feed after the text.
+        Newline,
+        /// A NUL after the text.
+        Nul,
+        /// An HTML comment after the text.
+        Comment,
+        /// A second JSON document after the text.
+        SecondDocument,
+        /// The text in a Markdown fence.
+        Fence,
+        /// A guard against script inclusion before the text: `)]}'` and a line feed.
+        Guard,
+        /// UTF-16, little endian, with its mark, labelled so.
+        Utf16,
+        /// Chunks of one byte.
+        Crumbs,
+        /// Whole numbers with a fraction: `20000.0`.
+        Floats,
+        /// Numbers as strings.
+        NumberStrings,
+        /// The number under `code` as a string.
+        StringCode,
+        /// Job ids are digits and stand as numbers.
+        NumberIds,
+        /// A JSON answer as one server-sent event, with `[DONE]` after it.
+        Event,
+        /// The events' data as one JSON document a line.
+        Ndjson,
+        /// The events' data as one JSON array.
+        EventArray,
+        /// A stream as the one document that it adds up to.
+        Document,
+        /// Lines of a stream end in CR.
+        SseCr,
+        /// Lines of a stream end in CR LF.
+        SseCrlf,
+        /// No space after `data:`.
+        SseTight,
+        /// `id:` and `retry:` lines.
+        SseIds,
+        /// Comments and blank lines before and between events.
+        SseComments,
+        /// JSON over several `data:` lines.
+        SseMultiline,
+        /// `event: message` before each event without a name.
+        SseNames,
+        /// A keep-alive comment in the middle of the longest data line.
+        SseTorn,
+        /// The events without the one that says it ended, and without `[DONE]`.
+        SseUnended,
+        /// Gzip, labelled.
+        Gzip,
+        /// Gzip over gzip, both labelled.
+        GzipTwice,
+        /// Gzip without a label.
+        GzipUnlabelled,
+        /// Gzip under its old name `x-gzip`.
+        XGzip,
+        /// Plain text labelled as gzip.
+        GzipFalse,
+        /// Deflate as the standard has it, in a zlib stream.
+        Deflate,
+        /// Deflate as some send it, without zlib's header.
+        DeflateRaw,
+        /// Brotli.
+        Br,
+        /// Zstandard.
+        Zstd,
+    }
+
+    /// Where the images sit, instead of the upstream's own place.
+    Seat {
+        /// `content` as a list of parts, one of them `image_url`.
+        Parts,
+        /// `images[]` in the message or the delta, as OpenRouter has it.
+        MessageImages,
+        /// A Markdown image in the text.
+        Markdown,
+        /// An `img` element in the text.
+        Html,
+        /// The link, or the `data:` URI, as the whole text.
+        Bare,
+        /// `images: [{url}]`, as fal has it.
+        Images,
+        /// `output: [link, …]`, as Replicate has it.
+        OutputList,
+        /// `output: link`.
+        OutputLink,
+        /// `output.image_urls`.
+        OutputImageUrls,
+        /// `result.images: [{url}]`.
+        ResultImages,
+        /// `result.images: [{url: [link]}]`: a list where a link is usual.
+        UrlList,
+        /// `result.image` in base64, as Cloudflare has it.
+        ResultImage,
+        /// `candidates[].content.parts[].inlineData.data`, as Gemini has it.
+        InlineData,
+        /// `output: [{type: image_generation_call, result}]`, as OpenAI's Responses have it.
+        ImageCall,
+        /// The body is the link and nothing else.
+        OnlyLink,
+        /// The body is the image's bytes and nothing else.
+        OnlyBytes,
+    }
+
+    /// How a link or base64 is spelled.
+    Spelling {
+        /// Base64 in the URL-safe alphabet.
+        UrlSafe,
+        /// Base64 without `=` at its end.
+        Unpadded,
+        /// `base64,` before base64.
+        Base64Prefix,
+        /// `data:image/png;base64,` before base64.
+        DataPrefix,
+        /// `data:;base64,` before base64.
+        UntypedPrefix,
+        /// `DATA:Image/PNG;charset=utf-8;BASE64,` before base64.
+        OddPrefix,
+        /// Base64 as Python prints bytes: `b'…'`.
+        PythonBytes,
+        /// `+`, `/` and `=` of base64 percent-encoded.
+        Percent,
+        /// Base64 in lines of 76 characters that end in LF.
+        WrappedLf,
+        /// Base64 in lines of 76 characters that end in CR LF.
+        WrappedCrlf,
+        /// White space around it.
+        Spaced,
+        /// `&` as `&amp;`.
+        HtmlEscaped,
+        /// A link in angle brackets.
+        Angled,
+        /// In quotation marks of its own.
+        Quoted,
+    }
+
+    /// What links to results look like.
+    LinkForm {
+        /// With a query of several fields.
+        Query,
+        /// 2,100 characters long.
+        Long,
+        /// 15,000 characters long.
+        VeryLong,
+        /// With a name and a password, which the host asks for.
+        Userinfo,
+    }
+
+    /// Where an answer stops.
+    Stop {
+        /// After the last character of the last image or link, before its quotation mark.
+        Value,
+        /// After the closing quotation mark of the last image or link.
+        Quote,
+        /// After the closing brace of the object with the last image or link.
+        Object,
+    }
+
+    /// How it stops.
+    StopBy {
+        /// The rest is missing, correctly framed.
+        Frame,
+        /// The connection ends before what its length promised.
+        Eof,
+        /// The connection is reset.
+        Reset,
+    }
+
+    /// How a stream, or a 200, says no.
+    ErrorEvent {
+        /// `event: error` with an OpenAI error object.
+        EventJson,
+        /// `event: error` with plain text.
+        EventText,
+        /// `{"error": {"message", "type", "code"}}`.
+        Object,
+        /// `{"error": "text"}`.
+        Text,
+        /// `{"type": "error", "error": {…}}`.
+        Typed,
+        /// `{"type": "error", "code", "message"}`.
+        TypedFlat,
+        /// `{"type": "response.failed", "response": {"error": {…}}}`.
+        ResponseFailed,
+        /// `{"type": "image_generation.failed", "error": {…}}`.
+        GenerationFailed,
+        /// `{"object": "error", "message", "code"}`.
+        ObjectError,
+        /// `{"code", "message"}`.
+        Code,
+        /// `{"detail": "text"}`.
+        Detail,
+        /// `{"success": false, "errors": [{"message"}]}`.
+        Errors,
+        /// `finish_reason: content_filter`.
+        FinishReason,
+        /// A `refusal` in the delta.
+        Refusal,
+        /// `promptFeedback.blockReason`, as Gemini has it.
+        BlockReason,
+    }
+
+    /// What comes before it.
+    ErrorAfter {
+        /// Nothing.
+        Start,
+        /// Some text.
+        Text,
+        /// Partial images.
+        Partial,
+    }
+
+    /// What looks like a result and is none.
+    Decoy {
+        /// Our input image (or some image) under `input`.
+        EchoInput,
+        /// The same under `meta.input`.
+        EchoMetaInput,
+        /// The same under `config`.
+        EchoConfig,
+        /// The same under `request`.
+        EchoRequest,
+        /// The input's own link where the result belongs.
+        InputLink,
+        /// The input's bytes where the result belongs.
+        InputBytes,
+        /// The mask's bytes where the result belongs.
+        Mask,
+        /// The control image's bytes where the result belongs.
+        Control,
+        /// A link of the prompt where the result belongs.
+        PromptLink,
+        /// Partial images.
+        Partial,
+        /// Thumbnails.
+        Thumbnail,
+        /// Previews.
+        Preview,
+        /// Progress links.
+        Progress,
+        /// Links to hosts that are known to hold no results.
+        DecoyHost,
+        /// A link to an image under a key that nobody knows.
+        UnknownKey,
+    }
+
+    /// How the prompt comes back.
+    PromptForm {
+        /// Composed (NFC) where it was sent decomposed.
+        Nfc,
+        /// HTML-escaped.
+        Html,
+        /// In another language.
+        Translated,
+        /// With words before it.
+        Prefixed,
+        /// Its first half.
+        Truncated,
+    }
+
+    /// What a result file has around or after its image.
+    FileWrap {
+        /// A line feed.
+        Newline,
+        /// Two zeroes.
+        TwoZeroes,
+        /// 300 zeroes.
+        Zeroes,
+        /// 320 bytes as a camera leaves them.
+        Camera,
+        /// A short MP4: a motion photo.
+        Mp4,
+        /// A GIF lacks its last byte.
+        NoTerminator,
+        /// The file is sent in gzip, labelled.
+        Gzip,
+        /// The file is sent in gzip, unlabelled.
+        GzipUnlabelled,
+    }
+
+    /// What files are drawn as, whatever was asked for.
+    FileFormat {
+        /// PNG.
+        Png,
+        /// JPEG.
+        Jpeg,
+        /// WebP.
+        Webp,
+        /// GIF.
+        Gif,
+    }
+
+    /// What a host answers while it has no files.
+    Outage {
+        /// 403.
+        Forbidden,
+        /// 404.
+        Missing,
+        /// 500.
+        Broken,
+        /// 200 with a page.
+        Html,
+        /// 200 with nothing.
+        Empty,
+        /// 503 with a page and `Retry-After`.
+        Maintenance,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulator::Faults;
+
+    #[test]
+    fn several_words_are_read_from_a_directive_and_from_a_rule() {
+        let said = Faults::from_prompt("a cat [[sim: wrap=bom,gzip seat=message_images]]").unwrap().unwrap();
+        let ruled: Faults =
+            serde_json::from_str(r#"{"wrap": ["bom", "gzip"], "seat": "message_images"}"#).unwrap();
+        assert_eq!(said, ruled);
+        assert!(said.wrap.is_some_and(|wrap| wrap.has(&Wrap::Gzip) && !wrap.has(&Wrap::Br)));
+        assert!(Faults::from_prompt("[[sim: wrap=bom,bomb]]").is_err());
+    }
+}
