@@ -19,7 +19,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 pub use self::encode::Format;
 pub use self::shelf::{Commission, Picture, Place, Shelf, sketch};
@@ -39,6 +39,7 @@ pub async fn get(
     State(world): State<Arc<World>>,
     Path(name): Path<String>,
     Extension(switch): Extension<Switch>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
@@ -51,7 +52,7 @@ pub async fn get(
     let caller = Caller { switch: &switch, dialect: Dialect::Detail, key: None };
     let faults = rule.as_ref().unwrap_or(&picture.faults);
     let natural = async {
-        if let Some(instead) = outage::instead(&picture, faults, world.now(), &headers) {
+        if let Some(instead) = outage::instead(&picture, faults, world.now(), &uri, &headers) {
             return instead;
         }
         serve(&world, &picture, faults, asked, &switch)

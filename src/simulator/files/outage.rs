@@ -1,9 +1,10 @@
-//! A host that has no files for a while: what it answers, and until when.
+//! A host that has no files for a while: what it answers, and until when. And what it asks for at all times:
+//! a signature, or a name and a password, where its links have them.
 
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 
 use super::Picture;
 use crate::domain::clock::Millis;
@@ -13,12 +14,25 @@ use crate::simulator::faults::{Faults, LinkForm, Outage};
 const BASIC: &str = "Basic cmVsYXk6cEBzczp3b3Jk";
 /// The same in a link.
 pub const USERINFO: &str = "relay:p%40ss%3Aword@";
+/// The query of a signed link; the host looks at the signature.
+pub const QUERY: &str = "se=2026-12-01T00%3A00%3A00Z&sp=r&sig=aB%2Bc%2Fd%3D&rscd=inline";
 
 const PAGE: &str = "<!DOCTYPE html>\n<html><head><title>Down for maintenance</title></head>\
     <body><h1>We will be back soon.</h1></body></html>\n";
 
 /// The answer instead of the file, if there is one now.
-pub fn instead(picture: &Picture, faults: &Faults, now: Millis, headers: &HeaderMap) -> Option<Response> {
+pub fn instead(
+    picture: &Picture,
+    faults: &Faults,
+    now: Millis,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Option<Response> {
+    if faults.links(LinkForm::Query) && !uri.query().is_some_and(|query| query.starts_with(QUERY)) {
+        return Some(
+            (StatusCode::FORBIDDEN, "<Error><Code>SignatureDoesNotMatch</Code></Error>").into_response(),
+        );
+    }
     if faults.links(LinkForm::Userinfo) {
         let shown = headers.get(header::AUTHORIZATION).is_some_and(|shown| shown == BASIC);
         if !shown {

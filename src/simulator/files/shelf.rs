@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::draw::{self, Sketch};
 use super::encode::{self, Format};
-use super::outage::USERINFO;
+use super::outage::{QUERY, USERINFO};
 use crate::domain::clock::Millis;
 use crate::simulator::faults::{self, Faults, FileFormat, LinkForm};
 use crate::simulator::lock::Lock;
@@ -281,7 +281,8 @@ fn dressed(mut link: String, faults: &Faults) -> String {
         link = link.replacen("://", &format!("://{USERINFO}"), 1);
     }
     if faults.links(LinkForm::Query) {
-        link.push_str("?se=2026-12-01T00%3A00%3A00Z&sp=r&sig=aB%2Bc%2Fd%3D&rscd=inline");
+        link.push('?');
+        link.push_str(QUERY);
     }
     let length = match (faults.links(LinkForm::Long), faults.links(LinkForm::VeryLong)) {
         (true, _) => 2_100,

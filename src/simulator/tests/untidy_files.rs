@@ -89,6 +89,9 @@ async fn links_have_any_length_and_a_password() {
         let link = link(&bench, &format!("link={word}")).await;
         assert_eq!((link.len(), bench.file(&link).await.0), (length, 200));
     }
+    let signed = link(&bench, "link=query").await;
+    assert_eq!(bench.file(&signed).await.0, 200);
+    assert_eq!(bench.file(&signed.replace('&', "&amp;")).await.0, 403);
     let link = link(&bench, "link=userinfo").await;
     assert!(link.starts_with("http://relay:p%40ss%3Aword@127.0.0.1"), "{link}");
     assert_eq!(bench.file(&link.replace("relay:p%40ss%3Aword@", "")).await.0, 401);
