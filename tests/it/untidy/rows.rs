@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
 use easel::domain::secret::sha256_hex;
 use easel::simulator::Reception;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{Db, Gateway};
+use crate::harness::{Answer, Db, Gateway};
 use crate::hostile_pictures::png;
 
 pub const FLUX: &str = "flux";
@@ -145,7 +146,7 @@ pub async fn check_rows(db: Db, rows: Vec<Row>) {
     for (at, batch) in rows.chunks(BATCH).enumerate() {
         let mut open = BTreeMap::new();
         for (number, row) in (at * BATCH..).zip(batch) {
-            let answer = gateway.post("/generate", &request(row, number).to_string()).await;
+            let answer = submit(&gateway, &request(row, number).to_string()).await;
             if answer.status == StatusCode::ACCEPTED {
                 open.insert(number, (row, answer.json()["id"].as_str().unwrap().to_owned()));
             } else {
@@ -179,6 +180,19 @@ pub async fn check_rows(db: Db, rows: Vec<Row>) {
     assert!(wrong.is_empty(), "{failed} of {count} rows fail:\n{wrong}");
 }
 
+/// Asks until the account is open: what one row did to its circuit is not the next one's.
+async fn submit(gateway: &Gateway, body: &str) -> Answer {
+    for _ in 0..5 {
+        let answer = gateway.post("/generate", body).await;
+        if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+            return answer;
+        }
+        gateway.clock.advance(Duration::from_mins(5));
+        gateway.app.engine.run_until_idle().await.unwrap();
+    }
+    gateway.post("/generate", body).await
+}
+
 /// The upstream's receptions for a row.
 pub fn receptions(gateway: &Gateway, number: usize) -> Vec<Reception> {
     let mark = format!("row {number:04}");
@@ -189,6 +203,10 @@ async fn judge(gateway: &Gateway, row: &Row, number: usize, task: &Value) -> Res
     let (status, code) = (task["status"].as_str().unwrap_or("?"), task["error"]["code"].as_str());
     let ended = format!("{} ({})", code.unwrap_or(status), task["cost"]["billed"].as_str().unwrap_or("?"));
     let received = receptions(gateway, number);
+    // A job of imagepipeline costs time alone: one of unknown outcome may be asked for once more.
+    if row.wanted == Wanted::Either && matches!(row.adapter, V1 | V3) && received.len() == 2 {
+        return Ok(());
+    }
     let [reception] = received.as_slice() else {
         return Err(format!("{ended}, bought {} times", received.len()));
     };
