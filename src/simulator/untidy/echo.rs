@@ -28,7 +28,8 @@ pub fn figures(draft: &mut Draft, faults: &Faults, poll: usize) {
                 usage.insert(name.to_owned(), json!(format!("{VERBATIM}{figure}@")));
             }
             Some(text) => {
-                usage.insert(name.to_owned(), json!(text));
+                // In quotation marks of its own: a number as a string.
+                usage.insert(name.to_owned(), json!(text.trim_matches('"')));
             }
         }
     }

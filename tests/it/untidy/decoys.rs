@@ -18,7 +18,9 @@ const REFUSED: Wanted = Wanted::Refused;
 
 const ALONE: Group = &[
     Case(ALL, LINK_ONLY, "decoy={}", "echo_input echo_meta_input echo_config echo_request", NOT_TAKEN),
-    Case(ALL, LINK_ONLY, "decoy={}", "partial thumbnail preview progress decoy_host", NOT_TAKEN),
+    Case(ALL, LINK_ONLY, "decoy={}", "partial thumbnail preview progress", NOT_TAKEN),
+    // Nobody answers by that name in a test; a gateway that knows it does not ask.
+    Case(&[CHAT, FLUX, GENERATIONS], LINK_ONLY, "decoy={}", "decoy_host", NOT_TAKEN),
     // It may be a result and cannot be told from a decoy: quarantine, not the caller.
     Case(ALL, LINK_ONLY, "decoy={}", "unknown_key", NOT_TAKEN),
     Case(&[EDITS], LINK_ONLY, "decoy={}", "input_bytes", NOT_TAKEN),
@@ -37,7 +39,7 @@ const BESIDE: Group = &[
 ];
 
 const SHAPES: &str = "event_json event_text object text typed typed_flat response_failed generation_failed object_error \
-    code detail errors finish_reason refusal block_reason";
+    code detail errors block_reason";
 
 /// Kind 4: a refusal is a refusal in every shape.
 const REFUSALS: Group = &[

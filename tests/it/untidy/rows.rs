@@ -211,9 +211,8 @@ async fn judge(gateway: &Gateway, row: &Row, number: usize, task: &Value) -> Res
         return Err(format!("{ended}, bought {} times", received.len()));
     };
     match (row.wanted, status) {
-        (Wanted::Kept, "succeeded") => {}
+        (Wanted::Kept | Wanted::Either, "succeeded") => {}
         (Wanted::Kept, _) => return Err(format!("{ended}: {}", task["error"]["detail"])),
-        (Wanted::Either, "succeeded") => {}
         (Wanted::Either, _) => return Ok(()),
         (Wanted::NotTaken | Wanted::Refused, "succeeded") => return Err("taken for a result".to_owned()),
         (Wanted::NotTaken, _) => {
