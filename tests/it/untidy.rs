@@ -1,6 +1,6 @@
-//! Whatever was paid for is kept, however the world wraps it: adapters × wrappings × inline or link, on both databases, with
-//! a column for what must not be taken. Expectations are written from what is asked of the gateway, not from its code. The
-//! rows of a group share a gateway; all that fail are listed at the end, by name.
+//! Whatever was paid for is kept, however the world wraps it: adapters × wrappings × inline or link, on both
+//! databases, with a column for what must not be taken. Expectations are written from what is asked of the
+//! gateway, not from its code. The rows of a group share a gateway; all that fail are listed, by name.
 
 mod changes;
 mod decoys;
@@ -60,7 +60,7 @@ const WRITING: Group = &[
     Case(JSON, BOTH, "wrap={}", "pretty second_document event", SUCCEEDS),
     Case(&[FLUX], LINK_ONLY, "wrap={}", "string_code", SUCCEEDS),
     Case(JOBS, LINK_ONLY, "wrap={}", "number_ids", SUCCEEDS),
-    // Not asked for by name. A build without these decoders is right to quarantine; it is never right to buy twice.
+    // Not asked for by name. A build without these decoders is right to quarantine, and wrong to buy twice.
     Case(ALL, LINK_ONLY, "wrap={}", "br zstd gzip_false utf16", EITHER),
     Case(JSON, LINK_ONLY, "wrap={}", "fence guard", EITHER),
 ];
@@ -102,7 +102,7 @@ const SPELLING: Group = &[
     Case(JSON, LINK_ONLY, "spell={}", "spaced", SUCCEEDS),
     Case(ALL, LINK_ONLY, "link=query spell={}", "html_escaped", SUCCEEDS),
     Case(&[CHAT], LINK_ONLY, "spell={}", "angled", SUCCEEDS),
-    // White space within a Markdown link is no link to many readers; quotation marks within a string are a vendor's mistake.
+    // White space within a Markdown link is no link to many readers; quotation marks in a string are a slip.
     Case(&[CHAT], BOTH, "spell={}", "spaced", EITHER),
     Case(&[CHAT], INLINE_ONLY, "spell={}", "wrapped_lf wrapped_crlf", EITHER),
     Case(JSON, BOTH, "spell={}", "quoted", EITHER),

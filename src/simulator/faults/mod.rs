@@ -2,7 +2,9 @@
 //! in the prompt. The tables are in the simulator's README.
 
 pub mod answer;
+mod decoy;
 mod directive;
+mod list;
 mod rule;
 mod untidy;
 mod value;
@@ -11,12 +13,11 @@ mod word;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+pub use self::decoy::{Decoy, ErrorAfter, ErrorEvent, FileFormat, FileWrap, Outage, PromptForm};
 pub use self::directive::strip;
+pub use self::list::List;
 pub use self::rule::{Endpoint, Match, Rule, Rules};
-pub use self::untidy::{
-    Decoy, ErrorAfter, ErrorEvent, FileFormat, FileWrap, LinkForm, List, Outage, PromptForm, Seat, Spelling,
-    Stop, StopBy, Wrap,
-};
+pub use self::untidy::{LinkForm, Seat, Spelling, Stop, StopBy, Wrap};
 pub use self::value::{Text, Words};
 pub use self::word::{
     Base64, Body, Bomb, Cut, CutBy, FileType, Form, Lie, NoImage, Or, Ring, Sse, Style, Truncate,

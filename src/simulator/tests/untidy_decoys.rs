@@ -51,7 +51,7 @@ async fn inputs_are_handed_back() {
     assert_eq!(bench.file(&moved).await.2, small);
     let message = json!({"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": link}},
-        {"type": "text", "text": "make it blue, like https://example.invalid/style.png [[sim: decoy=prompt_link]]"},
+        {"type": "text", "text": "blue, as https://example.invalid/style.png [[sim: decoy=prompt_link]]"},
     ]});
     let body = json!({"model": "gpt-4o-image", "messages": [message], "stream": true});
     let text = bench.stream(CHAT, &body).await;

@@ -1,4 +1,4 @@
-//! Result files with bytes around them, odd labels, hosts that are away for a while, and links of all lengths.
+//! Result files with bytes around them and odd labels, hosts that are away for a while, links of all lengths.
 
 use std::time::Duration;
 

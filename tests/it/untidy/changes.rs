@@ -1,5 +1,5 @@
-//! Changes of mind, figures that cannot be, ids that belong to others, results of which some are missing for a while, and
-//! callers' own files with bytes after the image.
+//! Changes of mind, figures that cannot be, ids that belong to others, results of which some are missing for a
+//! while, large answers, and callers' own files with bytes after the image.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn only_a_failure_that_is_proven_unbilled_is_bought_again(#[values(Db::Sql
     gateway.stop().await;
 }
 
-/// Kind 8: failed and billed, and then completed: what was paid for comes as the late result, if not as the result.
+/// Kind 8: failed and billed, then completed: what was paid for comes as the late result, if not at once.
 #[rstest]
 #[tokio::test]
 async fn a_failed_job_that_completes_is_not_lost(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
@@ -189,6 +189,23 @@ async fn one_dead_link_of_three_holds_nothing_back(#[values(Db::Sqlite, Db::Post
         assert_eq!(count(&task["late_result"]["images"]), 1, "{outage}: {task}");
     }
     assert_eq!(gateway.receptions(), 3);
+    gateway.stop().await;
+}
+
+/// Kind 5: four images of 14 MB in one answer.
+#[rstest]
+#[tokio::test]
+async fn four_large_images_in_one_answer_are_kept(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
+    let gateway = Gateway::start(db).await;
+    let prompt = "a cat [[sim: picture=64x64 file_bytes=14000000 form=b64]]";
+    let body = json!({"prompt": prompt, "model": "gpt-image-1", "quality": "low", "n": 4});
+    let task = gateway.run(&body.to_string()).await;
+    assert_eq!((&task["status"], gateway.receptions()), (&json!("succeeded"), 1), "{task}");
+    let kept: Vec<_> =
+        task["images"].as_array().unwrap().iter().map(|image| image["sha256"].as_str()).collect();
+    let ledger = gateway.simulator.ledger();
+    let made: Vec<_> = ledger[0].files.iter().map(|file| file.sha256.as_deref()).collect();
+    assert_eq!((kept.len(), kept), (4, made));
     gateway.stop().await;
 }
 

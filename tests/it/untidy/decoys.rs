@@ -1,5 +1,5 @@
-//! What must not be taken: echoes of the request, inputs handed back, links of the prompt, previews. Instead of a result
-//! they leave a task without one; beside a result they change nothing. And how an answer says no.
+//! What must not be taken: echoes of the request, inputs handed back, links of the prompt, previews. Instead of
+//! a result they leave a task without one; beside a result they change nothing. And how an answer says no.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -38,8 +38,8 @@ const BESIDE: Group = &[
     Case(&[CHAT, IMAGE_STREAM], LINK_ONLY, "beside decoy={}", "partial", SUCCEEDS),
 ];
 
-const SHAPES: &str = "event_json event_text object text typed typed_flat response_failed generation_failed object_error \
-    code detail errors block_reason";
+const SHAPES: &str = "event_json event_text object text typed typed_flat response_failed generation_failed \
+    object_error code detail errors block_reason";
 
 /// Kind 4: a refusal is a refusal in every shape.
 const REFUSALS: Group = &[
@@ -80,7 +80,7 @@ async fn what_is_no_result_is_not_taken_for_one(
     check(db, group).await;
 }
 
-/// An input, a mask or a control that comes back, by its own link or by its bytes; a link that stands in the prompt.
+/// An input, a mask or a control that comes back, by link or by its bytes; a link that stands in the prompt.
 #[rstest]
 #[tokio::test]
 async fn what_was_sent_is_not_taken_for_what_was_made(#[values(Db::Sqlite, Db::Postgres)] db: Db) {

@@ -1,5 +1,6 @@
-//! Answers that were recorded, or written down, elsewhere, played to an adapter byte by byte: a folder an adapter, a file
-//! an answer, and beside it what must come of it. `EASEL_RECORDINGS` names a second folder of the same layout.
+//! Answers that were recorded, or written down, elsewhere, played to an adapter byte by byte: a folder an
+//! adapter, a file an answer, and beside it what must come of it. `EASEL_RECORDINGS` names a second folder of
+//! the same layout.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -84,7 +85,7 @@ fn recordings() -> Vec<Recording> {
 fn submitted(adapter: &str) -> Option<Vec<u8>> {
     let body = match adapter {
         "piapi_flux" => json!({"code": 200, "message": "success", "data": {
-            "task_id": "9d2c4c55-6b5b-4a6a-9c6b-0d6d5f3f1a11", "model": "Qubico/flux1-schnell", "task_type": "txt2img",
+            "task_id": "9d2c4c55-6b5b-4a6a-9c6b-0d6d5f3f1a11", "task_type": "txt2img",
             "status": "pending", "output": null, "logs": [], "error": {"code": 0, "message": ""},
             "meta": {"usage": {"type": "quota", "frozen": 0, "consume": 15_000}}}}),
         "imagepipeline" => json!({"id": "gen-77b1", "status": "PENDING"}),

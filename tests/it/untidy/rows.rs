@@ -26,8 +26,8 @@ pub const LINK: &str = "link";
 pub const INLINE: &str = "inline";
 
 /// imagepipeline's other dialect, as a second account.
-pub const V1_ACCOUNT: &str = "[providers.v1]\nkind = \"imagepipeline\"\ndialect = \"v1\"\nbase_url = \"{upstream}\"\n\
-    api_key = \"upstream-key-0123456789\"\nin_flight = 50\npoll_after_s = 0.05\n";
+pub const V1_ACCOUNT: &str = "[providers.v1]\nkind = \"imagepipeline\"\ndialect = \"v1\"\n\
+    base_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = 50\npoll_after_s = 0.05\n";
 
 /// What must come of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,12 @@ fn request(row: &Row, number: usize) -> Value {
         GENERATIONS => json!({"model": "gpt-image-1"}),
         EDITS => json!({"model": "gpt-image-1", "images": input}),
         IMAGE_STREAM => json!({"model": "gpt-image-1", "provider_options": {"gpt_image": {"stream": true}}}),
-        V3 => json!({"model": "imagepipeline/flux-schnell", "size": "64x64", "n": 2}),
+        // Two images, but where there is room for one.
+        V3 => {
+            let one =
+                row.directive.contains("seat=output_link") || row.directive.contains("seat=result_image ");
+            json!({"model": "imagepipeline/flux-schnell", "size": "64x64", "n": if one { 1 } else { 2 }})
+        }
         V1 => json!({"model": "v1/flux-schnell", "size": "64x64"}),
         other => panic!("no such adapter: {other}"),
     };
