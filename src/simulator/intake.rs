@@ -15,6 +15,7 @@ use super::dialect::{Dialect, check_key, cloudflare_blocked};
 use super::faults::answer::{self, Caller};
 use super::faults::{Endpoint, Faults};
 use super::ledger::{Outcome, Provider, Reception};
+use super::untidy::{self, Input, Scene};
 use super::world::World;
 
 /// More than the largest legal edit (16 images) is cut off by any upstream.
@@ -47,6 +48,8 @@ pub struct Ticket {
     pub switch: Switch,
     /// The length of the body, as a measure of what remembering it costs.
     pub weight: usize,
+    /// The images that came with it.
+    pub inputs: Arc<[Input]>,
 }
 
 /// The answer to an illegal order.
@@ -68,6 +71,10 @@ pub trait Desk: 'static {
     fn read(post: &Post) -> impl Future<Output = Self::Form> + Send;
     /// What can be seen without judging.
     fn glance(form: &Self::Form) -> Glance;
+    /// The images that came along.
+    fn inputs(_form: &Self::Form) -> Vec<Input> {
+        Vec::new()
+    }
     /// Refuses what the fact sheet calls illegal.
     fn check(form: &Self::Form) -> Result<Self::Order, Refusal>;
     /// Carries it out: from here on it costs money. The answer is the natural one.
@@ -129,14 +136,19 @@ async fn process<D: Desk>(world: Arc<World>, post: Post) -> Response {
         let instead = answer::instead(&faults, caller).await;
         return instead.unwrap_or_else(|| D::DIALECT.error(StatusCode::BAD_REQUEST, "refused on purpose"));
     }
+    let inputs: Arc<[Input]> = D::inputs(&form).into();
+    let prompt = glance.prompt.clone();
+    let scene = Scene { endpoint: D::ENDPOINT, seq, prompt, inputs: Arc::clone(&inputs), poll: 0 };
     let ticket = Ticket {
         seq,
         prompt: glance.prompt,
         faults: Arc::clone(&faults),
         switch: post.switch.clone(),
         weight: post.body.len(),
+        inputs,
     };
     let natural = D::take(Arc::clone(&world), ticket, order).await;
+    let natural = untidy::lay(&world, &faults, &scene, &post.switch, natural).await;
     match answer::instead(&faults, caller).await {
         Some(instead) => instead,
         None => answer::spoil(&faults, &post.switch, natural).await,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::faults::{Faults, Or, Text};
+use super::faults::{Endpoint, Faults, Or, Text, Wrap};
 use super::files::Picture;
 use super::ledger::Outcome;
 use super::lock::Lock;
+use super::untidy::{Input, Scene};
 use super::{flux, pipeline};
 use crate::domain::clock::Millis;
 
@@ -34,6 +35,7 @@ pub struct Job {
     pub price_nanos: i64,
     pub pictures: Vec<Arc<Picture>>,
     pub order: Order,
+    inputs: Arc<[Input]>,
     weight: usize,
     polls: AtomicUsize,
     shown: AtomicUsize,
@@ -79,6 +81,9 @@ impl Faults {
                 reason: text(&self.reason),
             });
         }
+        if self.error_event.is_some() || (self.decoy.is_some() && !self.beside) {
+            return Ending::NoImage;
+        }
         match self.no_image {
             None | Some(Or::Flag(false)) => Ending::Completed,
             Some(_) => Ending::NoImage,
@@ -110,6 +115,7 @@ impl Job {
             price_nanos: taken.price_nanos,
             pictures: taken.pictures,
             order,
+            inputs: taken.inputs,
             weight: taken.weight,
             polls: AtomicUsize::new(0),
             shown: AtomicUsize::new(0),
@@ -151,6 +157,22 @@ impl Job {
         self.shown.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// What an untidy answer to a poll must know.
+    pub fn scene(&self, endpoint: Endpoint, poll: usize) -> Scene {
+        let (prompt, inputs) = (self.prompt.clone(), Arc::clone(&self.inputs));
+        Scene { endpoint, seq: self.seq, prompt, inputs, poll }
+    }
+
+    /// The faults that shape an answer to a poll: those of a rule that speaks of it, else the order's own.
+    pub fn untidy<'a>(&'a self, rule: Option<&'a Faults>) -> &'a Faults {
+        rule.filter(|rule| rule.is_untidy()).unwrap_or(&self.faults)
+    }
+
+    /// An id of the upstream's own; of digits alone where ids are to be numbers.
+    pub fn id_of(faults: &Faults, seq: u64, usual: String) -> String {
+        if faults.wraps(Wrap::NumberIds) { (7_200_000_000 + seq).to_string() } else { usual }
+    }
+
     /// Counts a poll and says how many came before it.
     pub fn polled(&self) -> usize {
         self.polls.fetch_add(1, Ordering::Relaxed)
@@ -167,6 +189,7 @@ pub struct Taken {
     pub price_nanos: i64,
     pub pictures: Vec<Arc<Picture>>,
     pub weight: usize,
+    pub inputs: Arc<[Input]>,
 }
 
 /// All tasks remembered.

@@ -24,6 +24,7 @@ mod server;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod untidy;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,8 +45,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::faults::{
-    Base64, Body as ErrorBody, Bomb, Cut, CutBy, Endpoint, Faults, FileType, Form, Lie, Match, NoImage, Or,
-    Ring, Rule, Sse, Style, Text, Truncate, Words,
+    Base64, Body as ErrorBody, Bomb, Cut, CutBy, Decoy, Endpoint, ErrorAfter, ErrorEvent, Faults, FileFormat,
+    FileType, FileWrap, Form, Lie, LinkForm, List, Match, NoImage, Or, Outage, PromptForm, Ring, Rule, Seat,
+    Spelling, Sse, Stop, StopBy, Style, Text, Truncate, Words, Wrap,
 };
 use self::intake::receive;
 use self::ledger::Ledger;
@@ -97,6 +99,7 @@ impl Simulator {
             rules: faults::Rules::new(options.seed),
             jobs: jobs::Jobs::default(),
             shelf: files::Shelf::default(),
+            decoys: untidy::Decoys::default(),
             hooks: hooks::Hooks::new()?,
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -191,6 +194,7 @@ fn router(world: Arc<World>) -> Router {
         .route("/files/{name}", get(files::get))
         .route("/cdn/{name}", get(files::get))
         .route("/cdn/download/{name}", get(files::get))
+        .route("/decoys/{name}", get(untidy::decoy_file))
         .route("/_sim/health", get(control::health))
         .route("/_sim/ledger", get(control::ledger))
         .route("/_sim/rules", get(control::rules).post(control::add_rules).delete(control::clear_rules))

@@ -15,6 +15,7 @@ use super::hooks::Hooks;
 use super::jobs::{Job, Jobs};
 use super::ledger::Ledger;
 use super::lock::Lock;
+use super::untidy::Decoys;
 use crate::domain::clock::{Clock, Millis};
 
 /// The simulated upstreams, all of them.
@@ -28,6 +29,8 @@ pub struct World {
     pub rules: Rules,
     pub jobs: Jobs,
     pub shelf: Shelf,
+    /// Files that look like results and are none.
+    pub decoys: Decoys,
     pub hooks: Hooks,
     pub tracker: TaskTracker,
     pub stop: CancellationToken,

@@ -55,6 +55,7 @@ mod traces;
 mod transfer;
 mod transport;
 mod trap;
+mod untidy;
 mod upstreams;
 mod usage;
 mod webhooks;

@@ -21,6 +21,7 @@ use super::jobs::Ending;
 use super::ledger::{Outcome, Provider};
 use super::play;
 use super::sse::cut_at_start;
+use super::untidy::{Input, Role};
 use super::world::World;
 
 /// $0.02 for a success, $0.00066 for an answer without a picture, nothing for an HTTP error.
@@ -47,6 +48,12 @@ impl Desk for Chat {
     fn glance(body: &Value) -> Glance {
         let prompt = check::text_of(body);
         Glance { n: check::count_in(&strip(&prompt)), prompt, correlation: None, note: None }
+    }
+
+    fn inputs(body: &Value) -> Vec<Input> {
+        let parts = body.pointer("/messages/0/content").and_then(Value::as_array);
+        let images = parts.into_iter().flatten().filter_map(|part| part.pointer("/image_url/url")?.as_str());
+        images.map(|text| Input::text(Role::Image, text)).collect()
     }
 
     fn check(body: &Value) -> Result<Order, Refusal> {

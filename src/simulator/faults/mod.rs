@@ -2,16 +2,22 @@
 //! in the prompt. The tables are in the simulator's README.
 
 pub mod answer;
+mod decoy;
 mod directive;
+mod list;
 mod rule;
+mod untidy;
 mod value;
 mod word;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+pub use self::decoy::{Decoy, ErrorAfter, ErrorEvent, FileFormat, FileWrap, Outage, PromptForm};
 pub use self::directive::strip;
+pub use self::list::List;
 pub use self::rule::{Endpoint, Match, Rule, Rules};
+pub use self::untidy::{LinkForm, Seat, Spelling, Stop, StopBy, Wrap};
 pub use self::value::{Text, Words};
 pub use self::word::{
     Base64, Body, Bomb, Cut, CutBy, FileType, Form, Lie, NoImage, Or, Ring, Sse, Style, Truncate,
@@ -173,6 +179,54 @@ pub struct Faults {
     pub file_redirect: Option<String>,
     /// Another picture at each GET.
     pub file_varies: bool,
+
+    // An untidy world: right answers, oddly wrapped. Said in a directive, these hold for polls as well.
+    /// How the answer is written, framed and encoded.
+    pub wrap: Option<List<Wrap>>,
+    /// Its `Content-Type`, verbatim; `none` for no such header.
+    pub label: Option<Text>,
+    /// Where the images sit.
+    pub seat: Option<Seat>,
+    /// `data:` URIs where links would stand.
+    pub inline: bool,
+    /// How links and base64 are spelled.
+    pub spell: Option<List<Spelling>>,
+    /// What links look like.
+    pub link: Option<List<LinkForm>>,
+    /// Where the answer stops.
+    pub stop: Option<Stop>,
+    /// How it stops; correctly framed by default.
+    pub stop_by: Option<StopBy>,
+    /// Chat and Images: an error of this shape instead of the images.
+    pub error_event: Option<ErrorEvent>,
+    /// What comes before that error; nothing by default.
+    pub error_after: Option<ErrorAfter>,
+    /// Things that look like results, instead of the results.
+    pub decoy: Option<List<Decoy>>,
+    /// The results are there as well.
+    pub beside: bool,
+    /// How the prompt comes back.
+    pub prompt_as: Option<PromptForm>,
+    /// `usage.consume` of successive polls, verbatim; `absent` leaves it out, a closing `...` keeps the last.
+    pub consume: Option<Words>,
+    /// `usage.frozen` of successive polls.
+    pub frozen: Option<Words>,
+    /// Whether the log of a failed task says that its points were restored.
+    pub restored: Option<bool>,
+    /// What a result has around or after its image.
+    pub file_wrap: Option<List<FileWrap>>,
+    /// What images are drawn as, whatever was asked for.
+    pub file_as: Option<FileFormat>,
+    /// The file's `Content-Type`, verbatim; `none` for no such header.
+    pub file_label: Option<Text>,
+    /// What the host answers instead of the file, for ever or until one of the two below is over.
+    pub outage: Option<Outage>,
+    /// The outage is over after so many GETs of the file.
+    pub outage_gets: Option<u64>,
+    /// The outage is over so many seconds after the file was made, by the simulator's clock.
+    pub outage_s: Option<f64>,
+    /// The outage strikes the file with this number alone, counted from 0.
+    pub outage_of: Option<u64>,
 }
 
 impl Faults {
@@ -193,6 +247,43 @@ impl Faults {
                 || (self.envelope_code.is_some() && !self.envelope_data);
             self.reset_accepted || !hidden
         })
+    }
+
+    /// Whether anything is to be done to a right answer of this kind.
+    pub fn is_untidy(&self) -> bool {
+        self.wrap.is_some()
+            || self.label.is_some()
+            || self.moves_images()
+            || self.error_event.is_some()
+            || self.decoy.is_some()
+            || self.prompt_as.is_some()
+            || self.consume.is_some()
+            || self.frozen.is_some()
+    }
+
+    /// Whether images are taken out of their places and put somewhere, or somehow, else.
+    pub fn moves_images(&self) -> bool {
+        self.seat.is_some() || self.inline || self.spell.is_some() || self.stop.is_some()
+    }
+
+    /// Whether this word is said of the writing.
+    pub fn wraps(&self, word: Wrap) -> bool {
+        self.wrap.as_ref().is_some_and(|wrap| wrap.has(&word))
+    }
+
+    /// Whether this word is said of the spelling.
+    pub fn spells(&self, word: Spelling) -> bool {
+        self.spell.as_ref().is_some_and(|spell| spell.has(&word))
+    }
+
+    /// Whether this word is said of links.
+    pub fn links(&self, word: LinkForm) -> bool {
+        self.link.as_ref().is_some_and(|link| link.has(&word))
+    }
+
+    /// Whether this word is said of files.
+    pub fn wraps_file(&self, word: FileWrap) -> bool {
+        self.file_wrap.as_ref().is_some_and(|wrap| wrap.has(&word))
     }
 
     /// The HTTP status told for the `n`-th poll, unless it is a normal one.

@@ -85,6 +85,11 @@ impl<'de> Visitor<'de> for AsWords {
         Ok(vec![number.to_string()])
     }
 
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Vec<String>, E> {
+        // As JSON would have it, `1e16` and not its digits.
+        Ok(vec![format!("{number:?}")])
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<String>, A::Error> {
         let mut words = Vec::new();
         while let Some(Text(word)) = seq.next_element()? {

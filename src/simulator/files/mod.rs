@@ -2,9 +2,12 @@
 
 mod draw;
 mod encode;
+mod gif;
 mod letters;
 mod odd;
+mod outage;
 mod shelf;
+mod trailer;
 
 use std::io;
 use std::iter;
@@ -16,14 +19,14 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 pub use self::encode::Format;
-pub use self::shelf::{Commission, Picture, Place, Shelf};
+pub use self::shelf::{Commission, Picture, Place, Shelf, sketch};
 use super::connection::Switch;
 use super::dialect::Dialect;
 use super::faults::answer::Caller;
-use super::faults::{Bomb, Endpoint, Faults, Lie};
+use super::faults::{Bomb, Endpoint, Faults, FileWrap, Lie};
 use super::intake::with_faults;
 use super::play::{self, Beat};
 use super::world::World;
@@ -36,6 +39,8 @@ pub async fn get(
     State(world): State<Arc<World>>,
     Path(name): Path<String>,
     Extension(switch): Extension<Switch>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Response {
     let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
     let (id, asked) = match stem.split_once('~') {
@@ -47,6 +52,9 @@ pub async fn get(
     let caller = Caller { switch: &switch, dialect: Dialect::Detail, key: None };
     let faults = rule.as_ref().unwrap_or(&picture.faults);
     let natural = async {
+        if let Some(instead) = outage::instead(&picture, faults, world.now(), &uri, &headers) {
+            return instead;
+        }
         serve(&world, &picture, faults, asked, &switch)
             .await
             .unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())
@@ -76,11 +84,22 @@ async fn serve(
     if let Some(to) = &faults.file_redirect {
         return Ok((StatusCode::FOUND, [(header::LOCATION, to.as_str())]).into_response());
     }
-    let file = contents(world, picture, faults).await?;
-    let mime = HeaderValue::from_static(picture.format.mime());
+    let mut file = contents(world, picture, faults).await?;
+    let labelled = faults.wraps_file(FileWrap::Gzip);
+    if labelled || faults.wraps_file(FileWrap::GzipUnlabelled) {
+        file = encode::gzip(&file)?.into();
+    }
     let (length, body) = body(file, faults, switch);
-    let headers = [(header::CONTENT_TYPE, mime), (header::CONTENT_LENGTH, HeaderValue::from(length))];
-    Ok((headers, body).into_response())
+    let mut answer = ([(header::CONTENT_LENGTH, HeaderValue::from(length))], body).into_response();
+    let label = faults.file_label.as_ref().map_or(picture.format.mime(), |label| label.0.as_str());
+    answer.headers_mut().remove(header::CONTENT_TYPE);
+    if let Some(label) = HeaderValue::from_str(label).ok().filter(|label| label != "none") {
+        answer.headers_mut().insert(header::CONTENT_TYPE, label);
+    }
+    if labelled {
+        answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(answer)
 }
 
 /// What the file holds.
@@ -102,6 +121,10 @@ pub async fn contents(world: &World, picture: &Picture, faults: &Faults) -> io::
     if let Some(bytes) = faults.file_trailing {
         let garbage = encode::noise(usize::try_from(bytes).unwrap_or(0));
         file = [file, Bytes::from(garbage)].concat().into();
+    }
+    if faults.file_wrap.is_some() {
+        file = trailer::wrap(file, faults);
+        world.note_sent(picture, &file);
     }
     Ok(file)
 }

@@ -12,8 +12,9 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::draw::{self, Sketch};
 use super::encode::{self, Format};
+use super::outage::{QUERY, USERINFO};
 use crate::domain::clock::Millis;
-use crate::simulator::faults::{self, Faults};
+use crate::simulator::faults::{self, Faults, FileFormat, LinkForm};
 use crate::simulator::lock::Lock;
 use crate::simulator::world::World;
 
@@ -43,8 +44,18 @@ pub struct Picture {
     /// The beginning of the prompt, directives and all: what rules about files look at.
     pub prompt: String,
     pub faults: Arc<Faults>,
+    /// Its number among the pictures of its order.
+    pub index: u64,
     sketch: Sketch,
     gets: AtomicU64,
+    visits: AtomicU64,
+}
+
+impl Picture {
+    /// Counts a GET of a file that may not be there, and says how many came before it.
+    pub fn visited(&self) -> u64 {
+        self.visits.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// What pictures a task ordered.
@@ -141,7 +152,13 @@ impl World {
         let mut chance = self.chance(order.seq, "pictures");
         let words = faults::strip(order.prompt);
         let (width, height) = order.faults.drawn_size().unwrap_or(order.size);
-        let ending = order.format.name();
+        let format = order.faults.file_as.map_or(order.format, |drawn| match drawn {
+            FileFormat::Png => Format::Png,
+            FileFormat::Jpeg => Format::Jpeg,
+            FileFormat::Webp => Format::Webp,
+            FileFormat::Gif => Format::Gif,
+        });
+        let ending = format.name();
         (0..order.count)
             .map(|n| {
                 let (seed, uuid) = (chance.number(), chance.uuid());
@@ -158,7 +175,8 @@ impl World {
                     id,
                     url,
                     seq: order.seq,
-                    format: order.format,
+                    format,
+                    index: n,
                     ready: order.ready,
                     prompt: order.prompt.chars().take(REMEMBERED).collect(),
                     faults: Arc::clone(order.faults),
@@ -170,6 +188,7 @@ impl World {
                         caption: order.caption.to_owned(),
                     },
                     gets: AtomicU64::new(0),
+                    visits: AtomicU64::new(0),
                 });
                 if !matches!(order.place, Place::Inline) {
                     self.shelf.put(&picture);
@@ -211,6 +230,12 @@ impl World {
         self.ledger.result(picture.seq, &picture.url, Some(&hash));
     }
 
+    /// The bytes as they are sent, where more than the picture is.
+    pub fn note_sent(&self, picture: &Picture, file: &Bytes) {
+        let hash = hex::encode(Sha256::digest(file));
+        self.ledger.sent(picture.seq, &picture.url, &hash);
+    }
+
     async fn draw(&self, picture: &Picture, seed: u64) -> io::Result<Bytes> {
         let sketch = Sketch { seed, ..picture.sketch.clone() };
         self.put_on_easel(sketch, picture.format, picture.faults.file_bytes).await
@@ -245,7 +270,36 @@ impl World {
         } else if faults.file_url {
             format!("file://{path}")
         } else {
-            link
+            dressed(link, faults)
         }
     }
+}
+
+/// The link with a name and a password, and with a query up to a length.
+fn dressed(mut link: String, faults: &Faults) -> String {
+    if faults.links(LinkForm::Userinfo) {
+        link = link.replacen("://", &format!("://{USERINFO}"), 1);
+    }
+    if faults.links(LinkForm::Query) {
+        link.push('?');
+        link.push_str(QUERY);
+    }
+    let length = match (faults.links(LinkForm::Long), faults.links(LinkForm::VeryLong)) {
+        (true, _) => 2_100,
+        (_, true) => 15_000,
+        _ => return link,
+    };
+    link.push(if link.contains('?') { '&' } else { '?' });
+    link.push_str("token=");
+    let filler = "eyJhbGciOiJIUzI1NiJ9".chars().cycle();
+    let missing = usize::saturating_sub(length, link.len());
+    link.extend(filler.take(missing));
+    link
+}
+
+/// A small picture of nothing, the same for the same name; nobody is to keep it.
+pub async fn sketch(world: &World, name: &str) -> io::Result<Bytes> {
+    let seed = name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let sketch = Sketch { width: 24, height: 24, seed, words: name.to_owned(), caption: String::new() };
+    world.put_on_easel(sketch, Format::Png, None).await
 }

@@ -23,6 +23,7 @@ use super::hooks::Letter;
 use super::intake::{Desk, Glance, Post, Refusal, Ticket, with_faults};
 use super::jobs::{self, Ending, Job, Taken};
 use super::ledger::{KeyCheck, Provider};
+use super::untidy::{self, Input, Role};
 use super::world::World;
 
 /// The counter for tasks.
@@ -50,6 +51,12 @@ impl Desk for Flux {
         }
     }
 
+    fn inputs(body: &Value) -> Vec<Input> {
+        let text = |path: &str, role| Some(Input::text(role, body.pointer(path)?.as_str()?));
+        let control = "/input/control_net_settings/0/control_image";
+        [text("/input/image", Role::Image), text(control, Role::Control)].into_iter().flatten().collect()
+    }
+
     fn check(body: &Value) -> Result<Order, Refusal> {
         check::check(body).map_err(|Wrong { field, message, .. }| {
             envelope(StatusCode::BAD_REQUEST, &format!("invalid request: {field}: {message}")).into()
@@ -63,7 +70,7 @@ impl Desk for Flux {
 }
 
 fn create(world: &World, ticket: Ticket, order: Order) -> Job {
-    let Ticket { seq, prompt, faults, weight, .. } = ticket;
+    let Ticket { seq, prompt, faults, weight, inputs, .. } = ticket;
     let mut chance = world.chance(seq, "flux");
     let (low, high) = order.model.seconds();
     let span = world.generation(&faults, chance.seconds(low, high));
@@ -71,7 +78,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Job {
     let id = match (&faults.task_id, faults.task_id_bytes) {
         (Some(verbatim), _) => verbatim.0.clone(),
         (None, Some(bytes)) => "t".repeat(bytes),
-        (None, None) => uuid,
+        (None, None) => Job::id_of(&faults, seq, uuid),
     };
     let ending = faults.ending("10000");
     let price_nanos = order.model.price_nanos() * i64::try_from(order.batch).unwrap_or(1);
@@ -91,7 +98,7 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Job {
     };
     let pictures = world.commission(&commission);
     world.ledger.accept(seq, Some(&id), price_nanos);
-    let taken = Taken { id, seq, prompt, faults, ending, price_nanos, pictures, weight };
+    let taken = Taken { id, seq, prompt, faults, ending, price_nanos, pictures, weight, inputs };
     Job::new(taken, world.now(), span, jobs::Order::Flux(order))
 }
 
@@ -157,7 +164,7 @@ pub async fn poll(
     let caller = Caller { switch: &switch, dialect: Dialect::Envelope, key };
     let natural = async {
         match &job {
-            Some(job) => state(&world, job, rule.as_ref()).await,
+            Some(job) => state(&world, job, rule.as_ref(), &switch).await,
             None => not_found(),
         }
     };
@@ -165,7 +172,7 @@ pub async fn poll(
 }
 
 /// The task as this poll sees it. What a rule says about polls goes before what the submit asked for.
-async fn state(world: &World, job: &Job, rule: Option<&Faults>) -> Response {
+async fn state(world: &World, job: &Job, rule: Option<&Faults>, switch: &Switch) -> Response {
     let Some(order) = order(job) else { return not_found() };
     let n = job.polled();
     let faults = &job.faults;
@@ -194,7 +201,9 @@ async fn state(world: &World, job: &Job, rule: Option<&Faults>) -> Response {
     };
     let shape = rule.filter(|rule| rule.no_envelope || rule.envelope_code.is_some());
     let own = Faults { no_envelope: faults.no_envelope, ..Faults::default() };
-    wrapped(shape.unwrap_or(&own), data)
+    let answer = wrapped(shape.unwrap_or(&own), data);
+    let scene = job.scene(Endpoint::FluxPoll, n);
+    untidy::lay(world, job.untidy(rule), &scene, switch, answer).await
 }
 
 /// `DELETE /api/v1/task/{id}`. Undocumented for Flux; this is the answer documented for others.

@@ -200,7 +200,7 @@ fn logs(job: &Job, failure: &Failure) -> Value {
     let reason =
         if failure.refused { "The request was rejected due to copyright restrictions." } else { INTERNAL };
     let mut logs = vec![failure.reason.as_deref().unwrap_or(reason)];
-    if job.bill().1 == 0 {
+    if job.faults.restored.unwrap_or(job.bill().1 == 0) {
         logs.push("restored frozen points");
     }
     logs.push(failure.message.as_deref().unwrap_or(INTERNAL));

@@ -23,6 +23,7 @@ use super::jobs::{Ending, Failure};
 use super::ledger::{Outcome, Provider};
 use super::play;
 use super::sse::cut_at_start;
+use super::untidy::{Input, Role, What};
 use super::world::World;
 
 /// The counter for `/v1/images/generations`, or for `/v1/images/edits`.
@@ -44,6 +45,11 @@ impl<const EDIT: bool> Desk for Images<EDIT> {
         let prompt = form.fields.get("prompt").and_then(Value::as_str).unwrap_or_default().to_owned();
         let n = form.fields.get("n").and_then(Value::as_u64).unwrap_or(1);
         Glance { prompt, n, correlation: None, note: None }
+    }
+
+    fn inputs(form: &Form) -> Vec<Input> {
+        let image = |role| move |bytes: &Bytes| Input { role, what: What::Bytes(bytes.clone()) };
+        form.images.iter().map(image(Role::Image)).chain(form.mask.iter().map(image(Role::Mask))).collect()
     }
 
     fn check(form: &Form) -> Result<Order, Refusal> {
@@ -71,8 +77,14 @@ async fn take(world: &World, ticket: Ticket, order: Order) -> Response {
         return failed(failure);
     }
     world.ledger.accept(seq, None, order.price_nanos);
-    let nanos = if faults.billed == Some(false) { 0 } else { order.price_nanos };
-    let outcome = if ending == Ending::NoImage { Outcome::NoImage } else { Outcome::Completed };
+    // An error inside an answer is an error: nothing was made.
+    let denied = faults.error_event.is_some() && faults.billed != Some(true);
+    let nanos = if denied || faults.billed == Some(false) { 0 } else { order.price_nanos };
+    let outcome = match ending {
+        Ending::NoImage if denied => Outcome::Rejected,
+        Ending::NoImage => Outcome::NoImage,
+        _ => Outcome::Completed,
+    };
     world.ledger.bill(seq, outcome, nanos, "generated");
     let Ok(made) = make(world, seq, &prompt, &faults, &order, &ending).await else {
         return Dialect::OpenAi.error(StatusCode::INTERNAL_SERVER_ERROR, "the picture could not be drawn");

@@ -41,11 +41,14 @@ impl Book {
                 });
                 self.total_nanos += nanos - before.unwrap_or(0);
             }
-            Entry::Result { seq, url, sha256 } => {
+            Entry::Result { seq, url, sha256, sent_sha256 } => {
                 if let Some(reception) = self.receptions.get_mut(&seq) {
                     match reception.files.iter_mut().find(|file| file.url == url) {
-                        Some(file) => file.sha256 = sha256.or(file.sha256.take()),
-                        None => reception.files.push(File { url, sha256 }),
+                        Some(file) => {
+                            file.sha256 = sha256.or(file.sha256.take());
+                            file.sent_sha256 = sent_sha256.or(file.sent_sha256.take());
+                        }
+                        None => reception.files.push(File { url, sha256, sent_sha256 }),
                     }
                 }
             }
@@ -59,6 +62,14 @@ impl Book {
                 .files
                 .iter()
                 .any(|file| file.url == url && (sha256.is_none() || file.sha256.as_deref() == sha256))
+        })
+    }
+
+    /// Whether these bytes are already written down as what is sent for this picture.
+    pub fn knows_sent(&self, seq: u64, url: &str, sha256: &str) -> bool {
+        self.receptions.get(&seq).is_none_or(|reception| {
+            let same = |file: &File| file.url == url && file.sent_sha256.as_deref() == Some(sha256);
+            reception.files.iter().any(same)
         })
     }
 

@@ -62,6 +62,9 @@ pub struct File {
     /// SHA-256 of the served bytes, hex; known once they were drawn for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// SHA-256 of what is sent, hex, where that is more (or less) than the picture's own bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_sha256: Option<String>,
 }
 
 /// One paid POST that arrived to its last byte.
@@ -143,5 +146,8 @@ pub enum Entry {
         /// See [`File::sha256`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sha256: Option<String>,
+        /// See [`File::sent_sha256`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sent_sha256: Option<String>,
     },
 }

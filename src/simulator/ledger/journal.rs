@@ -121,7 +121,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let read_only = File::open(file.path()).unwrap();
         let (journal, stop) = (Arc::new(Journal::default()), CancellationToken::new());
-        let entry = Entry::Result { seq: 1, url: "x".to_owned(), sha256: None };
+        let entry = Entry::Result { seq: 1, url: "x".to_owned(), sha256: None, sent_sha256: None };
         let first = journal.append(&entry);
         let writing = journal.write(read_only, stop.clone());
         let asking = async {

@@ -84,8 +84,17 @@ impl Ledger {
     pub fn result(&self, seq: u64, url: &str, sha256: Option<&str>) {
         let mut book = self.book.lock();
         if !book.knows(seq, url, sha256) {
-            let entry = Entry::Result { seq, url: url.to_owned(), sha256: sha256.map(str::to_owned) };
-            self.note(&mut book, entry);
+            let sha256 = sha256.map(str::to_owned);
+            self.note(&mut book, Entry::Result { seq, url: url.to_owned(), sha256, sent_sha256: None });
+        }
+    }
+
+    /// More than a picture's own bytes is sent. Said once.
+    pub fn sent(&self, seq: u64, url: &str, sha256: &str) {
+        let mut book = self.book.lock();
+        if !book.knows_sent(seq, url, sha256) {
+            let (url, sent_sha256) = (url.to_owned(), Some(sha256.to_owned()));
+            self.note(&mut book, Entry::Result { seq, url, sha256: None, sent_sha256 });
         }
     }
 

@@ -19,6 +19,7 @@ use super::fields::{Kind, Wrong};
 use super::intake::with_faults;
 use super::jobs::Job;
 use super::ledger::KeyCheck;
+use super::untidy;
 use super::world::World;
 
 /// FastAPI's complaint about a body.
@@ -65,7 +66,11 @@ async fn poll(
             return missing();
         }
         match state(&world, &job, n, rule.as_ref()) {
-            Some(body) => json_answer(StatusCode::OK, &body),
+            Some(body) => {
+                let answer = json_answer(StatusCode::OK, &body);
+                let scene = job.scene(Endpoint::PipelinePoll, n);
+                untidy::lay(&world, job.untidy(rule.as_ref()), &scene, switch, answer).await
+            }
             None => missing(),
         }
     };

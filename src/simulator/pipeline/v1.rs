@@ -133,7 +133,7 @@ fn check(body: &Value) -> Result<Order, Wrong> {
 }
 
 fn create(world: &World, ticket: Ticket, order: Order) -> Job {
-    let Ticket { seq, prompt, faults, weight, .. } = ticket;
+    let Ticket { seq, prompt, faults, weight, inputs, .. } = ticket;
     let mut chance = world.chance(seq, "v1");
     let span = world.generation(&faults, chance.seconds(5.0, 9.0));
     let ending = faults.ending("INTERNAL_ERROR");
@@ -150,9 +150,12 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Job {
         place: Place::Host("files"),
     });
     let letters = chance.text("0123456789abcdef", 12);
-    let id = faults.task_id.as_ref().map_or(format!("job_{letters}"), |verbatim| verbatim.0.clone());
+    let id = faults
+        .task_id
+        .as_ref()
+        .map_or_else(|| Job::id_of(&faults, seq, format!("job_{letters}")), |verbatim| verbatim.0.clone());
     world.ledger.accept(seq, Some(&id), 0);
-    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight };
+    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight, inputs };
     Job::new(taken, world.now(), span, jobs::Order::V1(order))
 }
 

@@ -21,6 +21,7 @@ use crate::simulator::hooks::{Callback, Letter};
 use crate::simulator::intake::{Desk, Glance, Post, Refusal, Ticket};
 use crate::simulator::jobs::{self, Ending, Job, Stage, Taken};
 use crate::simulator::ledger::Provider;
+use crate::simulator::untidy::{Input, Role};
 use crate::simulator::world::World;
 
 /// The published default of `samples`: twice the work of one.
@@ -89,6 +90,11 @@ impl Desk for V3 {
         }
     }
 
+    fn inputs(body: &Value) -> Vec<Input> {
+        let text = |key: &str, role| Some(Input::text(role, body.get(key)?.as_str()?));
+        [text("init_image", Role::Image), text("mask_image", Role::Mask)].into_iter().flatten().collect()
+    }
+
     fn check(body: &Value) -> Result<Order, Refusal> {
         check(body).map_err(|wrong| unprocessable(&wrong).into())
     }
@@ -151,7 +157,7 @@ fn check(body: &Value) -> Result<Order, Wrong> {
 }
 
 fn create(world: &World, ticket: Ticket, order: Order) -> Job {
-    let Ticket { seq, prompt, faults, weight, .. } = ticket;
+    let Ticket { seq, prompt, faults, weight, inputs, .. } = ticket;
     let mut chance = world.chance(seq, "v3");
     let own: f64 = (0..order.samples).map(|_| chance.seconds(3.0, 5.0)).sum();
     let span = world.generation(&faults, own);
@@ -174,9 +180,10 @@ fn create(world: &World, ticket: Ticket, order: Order) -> Job {
         place: if named { Place::Named(&prefix) } else { Place::Host("files") },
     });
     let uuid = chance.uuid();
-    let id = faults.task_id.as_ref().map_or(uuid, |verbatim| verbatim.0.clone());
+    let id =
+        faults.task_id.as_ref().map_or_else(|| Job::id_of(&faults, seq, uuid), |verbatim| verbatim.0.clone());
     world.ledger.accept(seq, Some(&id), 0);
-    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight };
+    let taken = Taken { id, seq, prompt, faults, ending, price_nanos: 0, pictures, weight, inputs };
     Job::new(taken, world.now(), span, jobs::Order::V3(order))
 }
 

@@ -10,6 +10,9 @@ mod images;
 mod ledger;
 mod pipeline;
 mod sink;
+mod untidy;
+mod untidy_decoys;
+mod untidy_files;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
