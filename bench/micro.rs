@@ -77,7 +77,8 @@ fn inline_image(bencher: Bencher, bytes: usize) {
 /// The images of an answer with an echo, progress links and decoys.
 #[divan::bench]
 fn extraction(bencher: Bencher) {
-    let request = GenerateRequest { prompt: "a little cat in the snow".to_owned(), ..GenerateRequest::default() };
+    let request =
+        GenerateRequest { prompt: "a little cat in the snow".to_owned(), ..GenerateRequest::default() };
     let (own, answer) = (Own::of(&request), PROGRESS.repeat(20) + PICTURE);
     bencher.counter(BytesCount::of_str(&answer)).bench(|| links::addresses(black_box(&answer), &own));
 }

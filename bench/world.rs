@@ -66,7 +66,7 @@ impl World {
              [store]\nurl = \"{store}\"\n[blobs]\nurl = \"file://{folder}/blobs\"\n\
              [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
              [engine]\n{engine}\n[log]\nlevel = \"warn,easel=info\"\n\
-             [providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{simulator_url}\"\napi_key = \"any\"\n\
+             [providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{simulator_url}\"\napi_key = \"any\"\nallow_http_results = true\n\
              in_flight = {in_flight}\n"
         );
         Ok(std::fs::write(self.config(at), text)?)

@@ -131,7 +131,7 @@ impl Fleet {
             for kind in PROVIDERS {
                 let _ = write!(
                     text,
-                    "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{upstream}\"\napi_key = \"{UPSTREAM_KEY}\"\n\
+                    "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{upstream}\"\napi_key = \"{UPSTREAM_KEY}\"\nallow_http_results = true\n\
                      in_flight = 50\ntimeout_s = 5\npoll_after_s = 0.1\npoll_max_s = 0.5\nreconcile_s = 5\n"
                 );
             }

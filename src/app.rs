@@ -69,11 +69,21 @@ pub struct Surroundings {
 impl App {
     /// Puts a gateway together that will be reached at `address`.
     pub async fn open(config: &Config, address: SocketAddr, around: Surroundings) -> anyhow::Result<Self> {
+        Self::open_beside(config, address, around, Exclusive::Yes).await
+    }
+
+    /// The same for a command that may run beside a gateway on the same database.
+    pub(crate) async fn open_beside(
+        config: &Config,
+        address: SocketAddr,
+        around: Surroundings,
+        exclusive: Exclusive,
+    ) -> anyhow::Result<Self> {
         meters::start();
         let clock = around.clock;
-        let store =
-            Store::open(&config.store.url, Exclusive::Yes, around.migrate, Arc::clone(&clock)).await?;
-        let shared = !config.store.url.starts_with("sqlite:");
+        let alone = exclusive == Exclusive::Yes;
+        let store = Store::open(&config.store.url, exclusive, around.migrate, Arc::clone(&clock)).await?;
+        let shared = !alone || !config.store.url.starts_with("sqlite:");
         if !shared {
             store.wake_all().await?;
         }
@@ -111,7 +121,14 @@ impl App {
             webhooks: webhooks(&config.webhooks, webhook_key),
         };
         let keys = open_keys(config, &store, &clock).await?;
-        let reloader = Reloader::new(config, net.clone(), spool.clone(), store.clone(), keys.clone(), Arc::clone(&clock));
+        let reloader = Reloader::new(
+            config,
+            net.clone(),
+            spool.clone(),
+            store.clone(),
+            keys.clone(),
+            Arc::clone(&clock),
+        );
         let floor = Floor { mib: config.blobs.min_free_mib, percent: config.blobs.min_free_percent };
         let parts = Parts {
             store: store.clone(),

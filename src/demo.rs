@@ -63,7 +63,7 @@ impl Demo {
 fn configuration(address: SocketAddr, upstream: &str, folder: &Path) -> String {
     let provider = |id: &str| {
         format!(
-            "[providers.{id}]\nkind = \"{id}\"\nbase_url = \"{upstream}\"\napi_key = \"demo-key\"\npoll_after_s = 1\n\n"
+            "[providers.{id}]\nkind = \"{id}\"\nbase_url = \"{upstream}\"\napi_key = \"demo-key\"\nallow_http_results = true\npoll_after_s = 1\n\n"
         )
     };
     let folder = folder.display();

@@ -4,7 +4,7 @@
 //! (`tests/floors.rs` holds it to that):
 //!
 //! ```text
-//! 5  main · app · demo · keys · reload · config · telemetry · server    wire everything
+//! 5  main · app · demo · keys · recover · reload · config · telemetry · server    wire everything
 //! 4  api                                                                HTTP in
 //! 3  engine                                                             moves tasks
 //! 2  providers │ store │ blobs                                          three rooms, no doors between them
@@ -26,6 +26,7 @@ pub mod engine;
 pub mod keys;
 pub mod net;
 pub mod providers;
+pub mod recover;
 pub mod reload;
 pub mod server;
 pub mod simulator;

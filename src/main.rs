@@ -22,7 +22,7 @@ use easel::server::Limits;
 use easel::simulator::{self, Simulator};
 use easel::store::{self, Exclusive, Moved, Store, StoreError};
 use easel::telemetry::meters;
-use easel::{api, keys, server, telemetry};
+use easel::{api, keys, recover, server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -108,6 +108,13 @@ enum Command {
         config: ConfigFile,
         #[command(subcommand)]
         command: keys::Command,
+    },
+    /// Interpret what lies in quarantine again: answers that were paid for and gave no image
+    Recover {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        what: recover::Recover,
     },
     /// Print the OpenAPI document
     Openapi,
@@ -235,7 +242,20 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Keys { config, command } => {
             keys::run(command, &config.load()?, &mut std::io::stdout()).await
         }
+        Command::Recover { config, what } => {
+            recover::run(what, &config.load()?, surroundings(false), &mut std::io::stdout()).await
+        }
         Command::Openapi => say(&format!("{}\n", serde_json::to_string_pretty(&api::openapi())?)),
+    }
+}
+
+/// The machine's own clock, names and disks.
+fn surroundings(migrate: bool) -> Surroundings {
+    Surroundings {
+        clock: Arc::new(SystemClock::start()),
+        lookup: Arc::new(SystemLookup),
+        space: Arc::new(SystemSpace),
+        migrate,
     }
 }
 
@@ -272,13 +292,7 @@ async fn serve(
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let around = Surroundings {
-        clock: Arc::new(SystemClock::start()),
-        lookup: Arc::new(SystemLookup),
-        space: Arc::new(SystemSpace),
-        migrate,
-    };
-    let app = App::open(config, address, around).await?;
+    let app = App::open(config, address, surroundings(migrate)).await?;
     // Before anything is begun: a signal that nobody waits for yet would end the process as kill -9 does.
     let (mut stops, told) = (Stops::heard()?, signal(SignalKind::hangup())?);
     let stop = CancellationToken::new();

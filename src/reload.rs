@@ -117,8 +117,8 @@ impl Inner {
         let (next, applied, needs_restart) = config.taking_over(&fresh);
         let managed = self.store.keys().await.map_err(|error| vec![error.to_string()])?;
         let mut problems = app::names_taken(&next, &managed);
-        let offered =
-            app::open_providers(&next, &self.net, &self.spool).map_err(|error| problems.push(format!("{error:#}")));
+        let offered = app::open_providers(&next, &self.net, &self.spool)
+            .map_err(|error| problems.push(format!("{error:#}")));
         if let Err(problem) = LEVEL.check(&next.log.level) {
             problems.push(format!("log.level: {problem}"));
         }

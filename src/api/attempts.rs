@@ -7,10 +7,12 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::problem::{ApiError, Common};
+use super::quarantine::links;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, ProviderUnits};
 use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::id::AttemptId;
+use crate::domain::key::{Key, Role};
 use crate::domain::money::Usd;
 use crate::domain::task::ProviderWords;
 use crate::engine::Caller;
@@ -44,6 +46,9 @@ pub(super) struct AttemptView {
     error: Option<Code>,
     /// What went wrong, in the provider's words.
     provider_words: Option<ProviderWords>,
+    /// Result links that are not resolved, without credentials; for admin keys alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    result_links: Vec<String>,
     /// When its intent was written.
     started_at: Millis,
     /// When the provider was done with it.
@@ -68,11 +73,23 @@ pub(super) struct Attempts {
 pub(super) async fn list_attempts(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    Extension(key): Extension<Key>,
     Path(id): Path<String>,
 ) -> Result<Json<Attempts>, ApiError> {
     let task = api.task_of(&caller, &id).await?;
     let attempts = api.store.attempts(task.id).await?;
-    Ok(Json(Attempts { data: attempts.into_iter().map(AttemptView::from).collect() }))
+    let admin = key.role == Role::Admin;
+    let view = |attempt: Attempt| {
+        let in_hand = task.state.attempt == Some(attempt.id);
+        let outputs = if in_hand {
+            [task.state.outputs.as_slice(), &attempt.made].concat()
+        } else {
+            attempt.made.clone()
+        };
+        let result_links = if admin { links(&outputs) } else { Vec::new() };
+        AttemptView { result_links, ..attempt.into() }
+    };
+    Ok(Json(Attempts { data: attempts.into_iter().map(view).collect() }))
 }
 
 impl From<Attempt> for AttemptView {
@@ -92,6 +109,7 @@ impl From<Attempt> for AttemptView {
             provider_units: attempt.units,
             error: failure.as_ref().map(|failure| failure.code),
             provider_words: failure.and_then(|failure| failure.provider),
+            result_links: Vec::new(),
             started_at: attempt.started_at,
             finished_at: attempt.finished_at,
         }

@@ -97,6 +97,7 @@ impl Api {
     async fn gather(&self) {
         let asked = async {
             let lanes = self.engine.lanes().await?;
+            gauge!(meter::QUARANTINE_OPEN).set(number(self.store.quarantine_open().await?));
             Ok::<_, StoreError>((lanes, self.store.backlog().await?))
         };
         let found = match tokio::time::timeout(Duration::from_secs(5), asked).await {
@@ -111,6 +112,7 @@ impl Api {
             }
         };
         gauge!(meter::STORE_UP).set(if found.is_some() { 1.0 } else { 0.0 });
+        gauge!(meter::SPOOL_BYTES).set(self.engine.spooled());
         gauge!(meter::STORE_PRESSURE).set(number(self.store.load().under_way()));
         if let Some(free) = self.engine.free_for_pictures() {
             gauge!(meter::BLOB_FREE).set(free);

@@ -34,6 +34,7 @@ mod page;
 mod picture;
 mod problem;
 mod providers;
+mod quarantine;
 mod reload;
 mod request_id;
 mod shed;
@@ -163,6 +164,11 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(spend::get_spend))
         .routes(routes!(billing::list_judged))
         .routes(routes!(billing::judge))
+        .routes(routes!(quarantine::list_quarantine))
+        .routes(routes!(quarantine::recover_all_quarantined))
+        .routes(routes!(quarantine::get_quarantined))
+        .routes(routes!(quarantine::get_quarantined_content))
+        .routes(routes!(quarantine::recover_quarantined))
         .routes(routes!(hooks::ring))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::rotate_key))

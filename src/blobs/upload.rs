@@ -50,7 +50,8 @@ impl Blobs {
         match image.in_memory() {
             Some(bytes) => self.put(bytes.clone()).await,
             None => {
-                let pieces = image.stream().map(|piece| piece.map_err(|error| FetchError::Broken(error.to_string())));
+                let pieces =
+                    image.stream().map(|piece| piece.map_err(|error| FetchError::Broken(error.to_string())));
                 self.put_stream(pieces).await
             }
         }

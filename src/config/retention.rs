@@ -65,7 +65,8 @@ mod tests {
 
     fn faults(media_s: u32, media_max_s: u32, record_s: u32) -> Vec<String> {
         let mut found = Vec::new();
-        let retention = Retention { media_s, media_max_s, files_s: 0, record_s, quarantine_ttl_s: LEAST_QUARANTINE_S };
+        let retention =
+            Retention { media_s, media_max_s, files_s: 0, record_s, quarantine_ttl_s: LEAST_QUARANTINE_S };
         retention.check(&mut |fault| found.push(fault));
         found
     }
@@ -77,8 +78,14 @@ mod tests {
         assert_eq!(faults(86_400, 3_600, 0).len(), 1);
         assert_eq!(faults(0, 0, LEAST_RECORD_S).len(), 1);
         assert_eq!(faults(86_400, 86_400, 86_400).len(), 1);
-        let keeping =
-            Retention { media_s: 60, media_max_s: 0, files_s: 0, record_s: LEAST_RECORD_S, quarantine_ttl_s: LEAST_QUARANTINE_S }.keeping();
+        let keeping = Retention {
+            media_s: 60,
+            media_max_s: 0,
+            files_s: 0,
+            record_s: LEAST_RECORD_S,
+            quarantine_ttl_s: LEAST_QUARANTINE_S,
+        }
+        .keeping();
         assert_eq!(keeping.media_most, keeping.record);
     }
 }

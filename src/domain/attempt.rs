@@ -196,7 +196,9 @@ impl Attempt {
 
     fn doubted(&self, verdict: Verdict) -> Verdict {
         let charged = verdict.charged.unwrap_or_default();
-        let price = self.possible_charge.map_or("a price nobody knows".to_owned(), |price| format!("a price of ${price}"));
+        let price = self
+            .possible_charge
+            .map_or("a price nobody knows".to_owned(), |price| format!("a price of ${price}"));
         let evidence = format!("a charge of ${charged} for {price} is not believed; {}", verdict.evidence);
         Verdict { charged: None, ..Verdict { billed: Billing::Unknown, evidence, ..verdict } }
     }

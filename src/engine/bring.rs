@@ -96,7 +96,8 @@ impl Inner {
         let Some((lane, handle)) = self.lane(&attempt.provider).zip(attempt.handle.as_deref()) else {
             return;
         };
-        let Ok(Progress::Done(done)) = self.check(&lane, &attempt, handle, &task.request).await.outcome else {
+        let Ok(Progress::Done(done)) = self.check(&lane, &attempt, handle, &task.request).await.outcome
+        else {
             return;
         };
         if done.images.len() == task.state.outputs.len() {
@@ -150,7 +151,13 @@ impl Inner {
 
     /// Some images will not come: what is here counts, and with none the task has failed. What came in their place is kept,
     /// and if nothing did, their links, for an operator who can help.
-    async fn give_up(&self, task: Box<Task>, attempt: Option<Attempt>, here: Vec<Option<Saved>>, not_here: NotHere) {
+    async fn give_up(
+        &self,
+        task: Box<Task>,
+        attempt: Option<Attempt>,
+        here: Vec<Option<Saved>>,
+        not_here: NotHere,
+    ) {
         let NotHere { error, evidence, .. } = not_here;
         let detail = format!("the provider made a picture that could not be kept: {error}");
         let mut attempt = attempt;

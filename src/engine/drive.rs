@@ -101,7 +101,11 @@ impl Inner {
             }
             // What cost nothing, or not yet, may yet be done.
             Ok(Progress::Failed(error)) if !error.settled && !believed(&attempt, &error, now) => {
-                let since = if error.verdict.billed == Billing::No { attempt.failed_since.or(Some(now)) } else { None };
+                let since = if error.verdict.billed == Billing::No {
+                    attempt.failed_since.or(Some(now))
+                } else {
+                    None
+                };
                 let step = Step::new(Event::Stay(None), next.max(now + BELIEVED_AFTER).min(task.deadline_at));
                 let attempt = Attempt { failed_since: since, ..attempt };
                 self.save(task, step.with(attempt)).await;

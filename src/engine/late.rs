@@ -68,11 +68,13 @@ impl Inner {
         let (now, id) = (self.clock.now(), straggler.attempt.id);
         let again = |at| self.store.look_again(id, straggler.leased_until, at);
         let looked = match self.find_in_its_trace(&straggler).await {
-            Ok(Some(Found::End(attempt, pictures))) => match self.enter_end(&straggler.attempt, *attempt, &pictures).await {
-                // Its task is under way: what was found is entered when that has ended.
-                Ok(false) => again(Some(now + LOOK_MEANWHILE)).await,
-                entered => entered.map(drop),
-            },
+            Ok(Some(Found::End(attempt, pictures))) => {
+                match self.enter_end(&straggler.attempt, *attempt, &pictures).await {
+                    // Its task is under way: what was found is entered when that has ended.
+                    Ok(false) => again(Some(now + LOOK_MEANWHILE)).await,
+                    entered => entered.map(drop),
+                }
+            }
             Ok(Some(Found::Nothing(pause))) if now.since(straggler.attempt.started_at) < LOOK_FOR => {
                 again(Some(now + pause)).await
             }
@@ -99,7 +101,11 @@ impl Inner {
         }
         if !attempt.made.is_empty() {
             let ready = task.phase.terminal() || adoptable(&task);
-            return Ok(Some(if ready { self.made_behind(&task, attempt.clone()).await } else { Found::Nothing(LOOK_MEANWHILE) }));
+            return Ok(Some(if ready {
+                self.made_behind(&task, attempt.clone()).await
+            } else {
+                Found::Nothing(LOOK_MEANWHILE)
+            }));
         }
         // One that succeeded has nothing more to give; one that failed may yet change its mind.
         if attempt.state == AttemptState::Succeeded || (attempt.state.told() && attempt.handle.is_none()) {
@@ -161,7 +167,12 @@ impl Inner {
         Found::End(Box::new(attempt), Vec::new())
     }
 
-    pub(super) async fn keep_evidence(&self, task: &Task, attempt: &Attempt, kept: Option<(String, Evidence)>) {
+    pub(super) async fn keep_evidence(
+        &self,
+        task: &Task,
+        attempt: &Attempt,
+        kept: Option<(String, Evidence)>,
+    ) {
         if let Some((reason, evidence)) = kept {
             self.quarantine(task, attempt, QuarantineKind::Answer, &reason, Some(&evidence)).await;
         }
@@ -229,8 +240,13 @@ impl Inner {
         let detail = format!("the provider made a picture that could not be kept: {error}");
         if hope && !over && now.since(since) < patience {
             // Those that are here stay; the links of the others may be renewed.
-            attempt.made = here.iter().map(|(saved, kind)| Output { source: Source::Blob(saved.sha256.clone()), kind: *kind }).collect();
-            attempt.made.extend(self.renewed(&attempt, lacking.into_iter().map(|(output, _)| output).collect(), task).await);
+            attempt.made = here
+                .iter()
+                .map(|(saved, kind)| Output { source: Source::Blob(saved.sha256.clone()), kind: *kind })
+                .collect();
+            attempt.made.extend(
+                self.renewed(&attempt, lacking.into_iter().map(|(output, _)| output).collect(), task).await,
+            );
             attempt.made_verdict = Some(verdict);
             attempt.look_at = Some(now + LOOK_AFTER);
             return Found::Lacking(Box::new(attempt));
@@ -257,7 +273,9 @@ impl Inner {
 
     /// Fresh links for outputs whose links are dead, where the provider gives any.
     async fn renewed(&self, attempt: &Attempt, lacking: Vec<Output>, task: &Task) -> Vec<Output> {
-        let Some((lane, handle)) = self.lane(&attempt.provider).zip(attempt.handle.as_deref()) else { return lacking };
+        let Some((lane, handle)) = self.lane(&attempt.provider).zip(attempt.handle.as_deref()) else {
+            return lacking;
+        };
         let Ok(Progress::Done(done)) = self.check(&lane, attempt, handle, &task.request).await.outcome else {
             return lacking;
         };
@@ -293,7 +311,9 @@ impl Inner {
         here: &[(Saved, ImageKind)],
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let made = here.iter().map(|(saved, kind)| Output { source: Source::Blob(saved.sha256.clone()), kind: *kind });
+        let made = here
+            .iter()
+            .map(|(saved, kind)| Output { source: Source::Blob(saved.sha256.clone()), kind: *kind });
         let outputs: Vec<Output> = made.collect();
         if !adoptable(&task) {
             let Attempt { billed, charged, units, evidence, handle, made, .. } = after;
@@ -375,7 +395,8 @@ impl Inner {
             };
             // What was erased stays erased; what was paid is booked all the same.
             let erased = task.state.erased_at.is_some();
-            let known: Vec<String> = self.store.images(id).await?.into_iter().map(|image| image.sha256).collect();
+            let known: Vec<String> =
+                self.store.images(id).await?.into_iter().map(|image| image.sha256).collect();
             let new = here.iter().filter(|(saved, _)| !erased && !known.contains(&saved.sha256)).cloned();
             let here: Vec<(Saved, ImageKind)> = new.collect();
             let kind = if after.billed == Billing::No { EntryKind::Refund } else { EntryKind::Late };

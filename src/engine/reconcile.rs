@@ -131,7 +131,10 @@ impl Inner {
             Ok(Progress::Failed(error)) if error.kind != Kind::Contract && !error.settled => {
                 attempt.handle = Some(handle);
                 attempt.state = AttemptState::Accepted;
-                attempt.judge(Verdict::new(Billing::Unknown, "found by its callback, failed and not yet believed"));
+                attempt.judge(Verdict::new(
+                    Billing::Unknown,
+                    "found by its callback, failed and not yet believed",
+                ));
                 self.save(task, Step::new(Event::Accept, now + BELIEVED_AFTER).with(attempt)).await;
             }
             Ok(Progress::Failed(error)) if error.kind != Kind::Contract => {

@@ -40,6 +40,12 @@ impl Engine {
         self.inner.space.free()
     }
 
+    /// Bytes of answers and images that wait in the spool.
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    pub fn spooled(&self) -> f64 {
+        self.inner.spool.used() as f64
+    }
+
     /// An error while there is too little room to keep what new work brings.
     pub fn has_room(&self) -> Result<(), Refusal> {
         self.inner.tight().map_or(Ok(()), Err)

@@ -87,7 +87,8 @@ impl Engine {
             // Apart from the caller's connection: half an erasing, given up, could remove what was written after it.
             let engine = Arc::clone(&self.inner);
             let erasing = self.inner.tracker.spawn(async move {
-                if let Err(error) = engine.erase_bytes(BATCH).await {
+                let erased = engine.erase_quarantined(BATCH).await;
+                if let Err(error) = erased.and(engine.erase_bytes(BATCH).await) {
                     tracing::warn!(task.id = %id, %error, "the bytes of an erased task could not be removed yet; trying again");
                 }
             });
@@ -101,7 +102,8 @@ impl Engine {
 impl Inner {
     async fn tidy(&self) -> Result<(), TidyError> {
         let (now, keeping) = (self.clock.now(), self.settings.keeping);
-        let mut counts = [0; 5];
+        self.read_what_was_left().await;
+        let mut counts = [0; 6];
         for _ in 0..BATCHES {
             let mut more = false;
             let mut count = |at: usize, done: usize| {
@@ -117,11 +119,13 @@ impl Inner {
             }
             count(3, self.erase_bytes(BATCH).await?);
             count(4, self.store.trim_audit(now - self.settings.audit_keep, BATCH).await?);
+            count(5, self.store.expire_quarantine(BATCH).await?);
+            self.erase_quarantined(BATCH).await?;
             if !more || self.stop.is_cancelled() {
                 break;
             }
         }
-        let [media, records, files, blobs, audit] = counts;
+        let [media, records, files, blobs, audit, quarantine] = counts;
         if counts.iter().any(|count| *count > 0) {
             tracing::info!(
                 media,
@@ -129,8 +133,18 @@ impl Inner {
                 files,
                 blobs,
                 audit,
-                "tidied up: tasks without pictures, tasks, input files, bytes, entries of the audit"
+                quarantine,
+                "tidied up: tasks without pictures, tasks, input files, bytes, entries of the audit, items of quarantine"
             );
+        }
+        Ok(())
+    }
+
+    /// Removes the bytes of items whose rows are gone.
+    async fn erase_quarantined(&self, limit: usize) -> Result<(), TidyError> {
+        for id in self.store.quarantine_deletions(limit).await? {
+            self.blobs.remove_quarantined(id).await?;
+            self.store.quarantine_deleted(id).await?;
         }
         Ok(())
     }

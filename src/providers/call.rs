@@ -43,8 +43,18 @@ const MAX_WORDS: usize = 500;
 const MAX_REST: Duration = Duration::from_mins(15);
 /// Headers of an answer that are kept as evidence, and prefixes of such.
 const KEPT_HEADERS: [&str; 12] = [
-    "cf-mitigated", "cf-ray", "content-encoding", "content-length", "content-type", "date", "finish-reason", "retry-after",
-    "server", "via", "x-request-id", "x-trace-id",
+    "cf-mitigated",
+    "cf-ray",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "finish-reason",
+    "retry-after",
+    "server",
+    "via",
+    "x-request-id",
+    "x-trace-id",
 ];
 const KEPT_PREFIXES: [&str; 3] = ["openai-", "x-ratelimit-", "request-id"];
 
@@ -140,7 +150,9 @@ impl Account {
     /// Asks something free, and has the answer interpreted.
     pub async fn ask(&self, wire: &Wire, interpreter: &mut dyn Interpreter) -> Answered {
         match self.answer_to(wire, interpreter).await {
-            Ok((answer, evidence)) => Answered { outcome: interpreter.conclude(&answer), evidence: Some(evidence) },
+            Ok((answer, evidence)) => {
+                Answered { outcome: interpreter.conclude(&answer), evidence: Some(evidence) }
+            }
             Err(error) => Answered::without_evidence(Err(error)),
         }
     }
@@ -170,11 +182,16 @@ impl Account {
         let body = body.chain(futures_util::stream::iter(cut));
         let limits = self.limits(IDLE, WHOLE);
         let (answer, _) =
-            reader::read((head, Box::pin(body)), limits, self.spool.buffer(), &self.spool, interpreter, None).await;
+            reader::read((head, Box::pin(body)), limits, self.spool.buffer(), &self.spool, interpreter, None)
+                .await;
         Answered { outcome: interpreter.conclude(&answer), evidence: Some(evidence.clone()) }
     }
 
-    async fn post(&self, wire: &Wire, not_after: std::time::Instant) -> Result<crate::net::paid::Response, ProviderError> {
+    async fn post(
+        &self,
+        wire: &Wire,
+        not_after: std::time::Instant,
+    ) -> Result<crate::net::paid::Response, ProviderError> {
         let mut headers = HeaderMap::new();
         self.sign(&mut headers);
         let (content_type, body) = wire.encode();
@@ -359,10 +376,20 @@ fn words(answer: &Answer) -> (Option<String>, String) {
         return (None, answer.text.chars().take(2000).collect());
     };
     let first = |pointers: &[&str]| pointers.iter().find_map(|pointer| text(json.pointer(pointer)?));
-    let code = first(&["/error/code", "/error_code", "/failure_reason_code", "/base_resp/status_code", "/code"]);
+    let code =
+        first(&["/error/code", "/error_code", "/failure_reason_code", "/base_resp/status_code", "/code"]);
     let message = first(&[
-        "/error/message", "/error/msg", "/error", "/message", "/msg", "/base_resp/status_msg", "/detail/0/msg",
-        "/detail/message", "/detail", "/errors/0/message", "/errors/0",
+        "/error/message",
+        "/error/msg",
+        "/error",
+        "/message",
+        "/msg",
+        "/base_resp/status_msg",
+        "/detail/0/msg",
+        "/detail/message",
+        "/detail",
+        "/errors/0/message",
+        "/errors/0",
     ]);
     (code, message.unwrap_or_default())
 }

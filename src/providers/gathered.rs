@@ -17,8 +17,16 @@ use crate::domain::image::ImageKind;
 /// Text of one answer beyond this is not kept.
 const MAX_CONTENT: usize = 1024 * 1024;
 /// Reasons to finish that are refusals of the content.
-const REFUSALS: [&str; 8] =
-    ["content_filter", "safety", "prohibited_content", "blocklist", "recitation", "moderat", "spii", "blocked"];
+const REFUSALS: [&str; 8] = [
+    "content_filter",
+    "safety",
+    "prohibited_content",
+    "blocklist",
+    "recitation",
+    "moderat",
+    "spii",
+    "blocked",
+];
 
 /// An error that an answer told of where a result was expected.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -108,7 +116,9 @@ impl<'a> Gathered<'a> {
             self.fail(error);
         }
         for message in [choice.get("delta"), choice.get("message"), Some(choice)].into_iter().flatten() {
-            if let Some(refusal) = message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty()) {
+            if let Some(refusal) =
+                message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty())
+            {
                 self.refusal.get_or_insert_default().push_str(refusal);
             }
             match message.get("content") {
@@ -200,7 +210,9 @@ impl<'a> Gathered<'a> {
         if images.is_empty() {
             for address in links::addresses(&links::without_code(&self.content), self.own) {
                 match self.inline.get(address.trim_matches(|c| MARK.contains(c))) {
-                    Some(image) if !self.own.has_bytes(&image.sha256) => images.push(ImageSource::Inline(Arc::clone(image))),
+                    Some(image) if !self.own.has_bytes(&image.sha256) => {
+                        images.push(ImageSource::Inline(Arc::clone(image)))
+                    }
                     Some(_) => {}
                     None => images.push(ImageSource::Url(address)),
                 }
@@ -215,17 +227,22 @@ impl<'a> Gathered<'a> {
 
 /// The error that a document tells of, in the shapes vendors use.
 fn error_said(json: &Value, kind: &str) -> Option<ErrorSaid> {
-    let failure = kind == "error" || kind.ends_with(".error") || kind.ends_with(".failed") || kind == "response.incomplete";
+    let failure = kind == "error"
+        || kind.ends_with(".error")
+        || kind.ends_with(".failed")
+        || kind == "response.incomplete";
     let places = ["/error", "/errors/0", "/response/error", "/response/incomplete_details", "/data/error"];
     let found = places.iter().find_map(|pointer| said(json.pointer(pointer)?, Some(json)));
     if found.is_some() {
         return found;
     }
     let is_error = failure || json.get("object").and_then(Value::as_str) == Some("error");
-    let bare = ["choices", "data", "images", "output", "url", "b64_json", "task_id", "id", "candidates", "result"];
+    let bare =
+        ["choices", "data", "images", "output", "url", "b64_json", "task_id", "id", "candidates", "result"];
     let alone = bare.iter().all(|name| json.get(*name).is_none_or(Value::is_null));
     // `{code, message}` and `{detail}` where nothing else is: a code of zero or 200 is none.
-    let coded = json.get("code").is_some_and(|code| !matches!(integer(code), Some(0 | 200)) && text(code).is_some());
+    let coded =
+        json.get("code").is_some_and(|code| !matches!(integer(code), Some(0 | 200)) && text(code).is_some());
     let minimax = json.pointer("/base_resp/status_code").and_then(integer).is_some_and(|code| code != 0);
     if minimax {
         return json.get("base_resp").and_then(|error| said(error, None));
@@ -243,7 +260,8 @@ fn said(error: &Value, around: Option<&Value>) -> Option<ErrorSaid> {
         Value::String(message) if !message.is_empty() => (None, message.clone()),
         Value::Object(fields) if !fields.is_empty() => {
             let code = field(&["code", "error_code", "status_code", "type", "reason"]);
-            let message = field(&["message", "detail", "msg", "status_msg", "error", "raw_message", "reason"]);
+            let message =
+                field(&["message", "detail", "msg", "status_msg", "error", "raw_message", "reason"]);
             // `{code: 0, message: ""}` says that there is no error.
             let nothing = code.as_deref().is_none_or(|code| code == "0") && message.is_none();
             if nothing {
@@ -257,7 +275,9 @@ fn said(error: &Value, around: Option<&Value>) -> Option<ErrorSaid> {
     let within = |value: Option<&Value>| {
         let names = ["status", "status_code", "code", "type", "http_status"];
         let numbers = names.iter().filter_map(|name| value?.get(*name).and_then(integer));
-        numbers.into_iter().find_map(|number| u16::try_from(number).ok().filter(|status| (400..600).contains(status)))
+        numbers
+            .into_iter()
+            .find_map(|number| u16::try_from(number).ok().filter(|status| (400..600).contains(status)))
     };
     Some(ErrorSaid { status: within(Some(error)).or_else(|| within(around)), code, message })
 }

@@ -31,7 +31,13 @@ pub fn images(content: &str, images: &Images, own: &Own) -> Vec<ImageSource> {
     let mut taken: Vec<ImageSource> = Vec::new();
     for address in found {
         if address.contains(MARK) {
-            taken.extend(images.in_text(&address).into_iter().filter(|one| !own.has_bytes(&one.sha256)).map(ImageSource::Inline));
+            taken.extend(
+                images
+                    .in_text(&address)
+                    .into_iter()
+                    .filter(|one| !own.has_bytes(&one.sha256))
+                    .map(ImageSource::Inline),
+            );
         } else {
             taken.push(ImageSource::Url(address));
         }
@@ -42,7 +48,8 @@ pub fn images(content: &str, images: &Images, own: &Own) -> Vec<ImageSource> {
 /// Addresses of images, and marks of inline ones, each once and in order.
 pub fn addresses(text: &str, own: &Own) -> Vec<String> {
     let links: Vec<Link> = links(text).into_iter().filter(|link| !own.has_link(link.url)).collect();
-    let bare: Vec<&str> = bare_urls(text).into_iter().filter(|url| !decoy(url) && !own.has_link(url)).collect();
+    let bare: Vec<&str> =
+        bare_urls(text).into_iter().filter(|url| !decoy(url) && !own.has_link(url)).collect();
     let alone = text.trim();
     let chosen: Vec<&str> = [
         links.iter().filter(|link| link.image && !decoy(link.url)).map(|link| link.url).collect::<Vec<_>>(),
@@ -75,10 +82,7 @@ fn downloads(link: &Link) -> bool {
     let text = link.text.to_lowercase();
     let telling = DOWNLOAD_WORDS.iter().any(|word| text.contains(word));
     !decoy(link.url)
-        && (telling
-            || ends_as_image(link.url)
-            || link.url.contains("/image/")
-            || link.url.contains("/cdn/"))
+        && (telling || ends_as_image(link.url) || link.url.contains("/image/") || link.url.contains("/cdn/"))
 }
 
 /// The last resort where no picture is given: `[100](…)`, once the text says that the picture is complete. Often no more
@@ -208,7 +212,11 @@ mod tests {
         assert!(found(only).is_empty());
         assert_eq!(preview(only).as_deref(), Some("https://videos.openai.com/a.webp"));
         assert_eq!(preview("Progress [100](https://videos.openai.com/a.webp)"), None);
-        assert_eq!(found("  https://cdn.example/x?id=1\n"), ["https://cdn.example/x?id=1"], "nothing but a link");
+        assert_eq!(
+            found("  https://cdn.example/x?id=1\n"),
+            ["https://cdn.example/x?id=1"],
+            "nothing but a link"
+        );
         assert!(found("See https://cdn.example/x?id=1 for more.").is_empty());
         assert_eq!(found("![a](https://w.example/a cat (1).png)"), ["https://w.example/a cat (1).png"]);
         assert!(found("http://googleusercontent.com/image_generation_content/0").is_empty());
@@ -223,12 +231,17 @@ mod tests {
     #[test]
     fn echoes_are_not_results() {
         let found = |content: &str, own: &Own| addresses(&without_code(content), own);
-        assert!(found("```json\n{\"image_url\":\"https://x.example/e.png\"}\n```\nno", &Own::default()).is_empty());
+        assert!(
+            found("```json\n{\"image_url\":\"https://x.example/e.png\"}\n```\nno", &Own::default())
+                .is_empty()
+        );
         let request = |body: &str| Own::of(&serde_json::from_str(body).unwrap());
         let prompt = request(r#"{"prompt":"draw ![x](http://127.0.0.1/a.png?a=1&b=2)"}"#);
         assert!(found("You asked: ![x](http://127.0.0.1/a.png?a=1&amp;b=2)", &prompt).is_empty());
         let input = request(r#"{"prompt":"x","images":[{"url":"https://in.example/a.png"}]}"#);
-        for echo in ["https://in.example/a.png", "HTTPS://in.example:443/a.png#x", " https://in.example/a.png "] {
+        for echo in
+            ["https://in.example/a.png", "HTTPS://in.example:443/a.png#x", " https://in.example/a.png "]
+        {
             assert!(found(&format!("![in]({echo})"), &input).is_empty(), "{echo}");
         }
     }

@@ -238,7 +238,12 @@ impl<'a> About<'a> {
     }
 
     fn poll(asked: &'a Asked<'_>) -> Self {
-        Self { on: On::Check, handle: Some(asked.handle), callback: asked.callback, ..Self::kept(asked.request, asked.provider_model, asked.sent) }
+        Self {
+            on: On::Check,
+            handle: Some(asked.handle),
+            callback: asked.callback,
+            ..Self::kept(asked.request, asked.provider_model, asked.sent)
+        }
     }
 
     /// An answer to a submission that was kept.

@@ -1,7 +1,7 @@
 //! What is ours: an answer that shows it echoes our request, and an echo is never a result.
 
-use super::Inputs;
 use super::Input;
+use super::Inputs;
 use crate::domain::request::GenerateRequest;
 use crate::domain::secret::sha256_hex;
 

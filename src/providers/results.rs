@@ -15,31 +15,150 @@ const MAX_NESTED: usize = 2;
 
 /// Keys under which results stand, without case, blanks and underscores.
 const RESULTS: &[&str] = &[
-    "artifact", "artifacts", "audio", "b64", "b64json", "base64", "base64image", "binarydatabase64", "body",
-    "bytesbase64encoded", "content", "data", "datauri", "dataurl", "downloadlink", "downloadurl", "downloadurls",
-    "file", "filedata", "files", "fileuri", "fileurl", "generatedimage", "generatedimages", "image", "imagebase64",
-    "imagebase64data", "imagebytes", "imagedata", "imagedatauri", "imagedataurl", "images", "imagesbase64",
-    "imagesurl", "imageurl", "imageurls", "img", "imgurl", "imgurls", "inlinedata", "link", "links", "media",
-    "output", "outputimage", "outputimages", "outputs", "outputurl", "outputurls", "payload", "picture", "pictures",
-    "prediction", "predictions", "resourceurl", "response", "result", "resultimage", "resultimages", "results",
-    "resulturl", "resulturls", "sample", "samples", "src", "temporaryimageurls", "text", "uri", "url", "urls",
+    "artifact",
+    "artifacts",
+    "audio",
+    "b64",
+    "b64json",
+    "base64",
+    "base64image",
+    "binarydatabase64",
+    "body",
+    "bytesbase64encoded",
+    "content",
+    "data",
+    "datauri",
+    "dataurl",
+    "downloadlink",
+    "downloadurl",
+    "downloadurls",
+    "file",
+    "filedata",
+    "files",
+    "fileuri",
+    "fileurl",
+    "generatedimage",
+    "generatedimages",
+    "image",
+    "imagebase64",
+    "imagebase64data",
+    "imagebytes",
+    "imagedata",
+    "imagedatauri",
+    "imagedataurl",
+    "images",
+    "imagesbase64",
+    "imagesurl",
+    "imageurl",
+    "imageurls",
+    "img",
+    "imgurl",
+    "imgurls",
+    "inlinedata",
+    "link",
+    "links",
+    "media",
+    "output",
+    "outputimage",
+    "outputimages",
+    "outputs",
+    "outputurl",
+    "outputurls",
+    "payload",
+    "picture",
+    "pictures",
+    "prediction",
+    "predictions",
+    "resourceurl",
+    "response",
+    "result",
+    "resultimage",
+    "resultimages",
+    "results",
+    "resulturl",
+    "resulturls",
+    "sample",
+    "samples",
+    "src",
+    "temporaryimageurls",
+    "text",
+    "uri",
+    "url",
+    "urls",
 ];
 
 /// Keys under which a request is echoed, or something else is told: nothing below them is a result.
 const ECHOES: &[&str] = &[
-    "arguments", "args", "callback", "callbackurl", "config", "control", "controlimage", "controlnet",
-    "controlnetsettings", "controls", "error", "errors", "imageprompt", "initimage", "input", "inputimage",
-    "inputimages", "inputs", "logs", "loraimage", "lorasettings", "mask", "maskimage", "maskurl", "messages",
-    "original", "originalimage", "parameters", "params", "prompt", "reference", "referenceimage", "referenceimages",
-    "references", "request", "source", "sourceimage", "sourceurl", "taskinput", "thoughtsignature", "tools", "usage",
-    "webhook", "webhookconfig", "webhookurl",
+    "arguments",
+    "args",
+    "callback",
+    "callbackurl",
+    "config",
+    "control",
+    "controlimage",
+    "controlnet",
+    "controlnetsettings",
+    "controls",
+    "error",
+    "errors",
+    "imageprompt",
+    "initimage",
+    "input",
+    "inputimage",
+    "inputimages",
+    "inputs",
+    "logs",
+    "loraimage",
+    "lorasettings",
+    "mask",
+    "maskimage",
+    "maskurl",
+    "messages",
+    "original",
+    "originalimage",
+    "parameters",
+    "params",
+    "prompt",
+    "reference",
+    "referenceimage",
+    "referenceimages",
+    "references",
+    "request",
+    "source",
+    "sourceimage",
+    "sourceurl",
+    "taskinput",
+    "thoughtsignature",
+    "tools",
+    "usage",
+    "webhook",
+    "webhookconfig",
+    "webhookurl",
 ];
 
 /// Keys under which images stand that are not the result yet, or never will be.
 const PREVIEWS: &[&str] = &[
-    "avatar", "currentimage", "icon", "livepreview", "logo", "partialimage", "partialimageb64", "partialimages", "poster",
-    "preview", "previewimage", "previews", "previewurl", "progressimage", "progressimages", "progressimageurl",
-    "thumb", "thumbnail", "thumbnails", "thumbnailurl", "thumburl",
+    "avatar",
+    "currentimage",
+    "icon",
+    "livepreview",
+    "logo",
+    "partialimage",
+    "partialimageb64",
+    "partialimages",
+    "poster",
+    "preview",
+    "previewimage",
+    "previews",
+    "previewurl",
+    "progressimage",
+    "progressimages",
+    "progressimageurl",
+    "thumb",
+    "thumbnail",
+    "thumbnails",
+    "thumbnailurl",
+    "thumburl",
 ];
 
 /// Keys whose strings are text written for people.
@@ -104,8 +223,11 @@ impl Finder<'_> {
         }
         if fields.get("thought") == Some(&Value::Bool(true)) {
             let mut drafts = Found::default();
-            let without: Map<String, Value> =
-                fields.iter().filter(|(key, _)| *key != "thought").map(|(key, value)| (key.clone(), value.clone())).collect();
+            let without: Map<String, Value> = fields
+                .iter()
+                .filter(|(key, _)| *key != "thought")
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect();
             Finder { images: self.images, own: self.own, found: &mut drafts }.object(&without, nested);
             self.found.drafts.append(&mut drafts.images);
             return;
@@ -154,7 +276,8 @@ impl Finder<'_> {
             } else if text || words.contains("](") {
                 group.texts.extend(links::images(words, self.images, self.own));
             } else if !inline.is_empty() {
-                let (ours, taken): (Vec<_>, Vec<_>) = inline.into_iter().partition(|one| self.own.has_bytes(&one.sha256));
+                let (ours, taken): (Vec<_>, Vec<_>) =
+                    inline.into_iter().partition(|one| self.own.has_bytes(&one.sha256));
                 self.found.doubtful |= !ours.is_empty();
                 group.inline.extend(taken);
             } else if is_link(words) {
@@ -175,7 +298,8 @@ impl Finder<'_> {
 
     /// One object's images, each once: a list counts for more than a single one, bytes for more than a link to them.
     fn add(&mut self, group: Group) {
-        let links = if group.listed.is_empty() { group.single.into_iter().take(1).collect() } else { group.listed };
+        let links =
+            if group.listed.is_empty() { group.single.into_iter().take(1).collect() } else { group.listed };
         if !group.inline.is_empty() && group.inline.len() >= links.len() {
             self.found.images.extend(group.inline.into_iter().map(ImageSource::Inline));
         } else if !links.is_empty() {
@@ -194,5 +318,7 @@ fn plain(key: &str) -> String {
 fn is_link(words: &str) -> bool {
     let words = words.trim_start_matches(['<', '"', '\'']);
     let lower = words.get(..8).unwrap_or(words).to_ascii_lowercase();
-    lower.starts_with("https://") || lower.starts_with("http://") || (words.starts_with("//") && !words.contains(MARK))
+    lower.starts_with("https://")
+        || lower.starts_with("http://")
+        || (words.starts_with("//") && !words.contains(MARK))
 }

@@ -68,14 +68,19 @@ mod tests {
         for value in [json!("abc"), json!(null), json!({}), json!("")] {
             assert_eq!(integer(&value), None, "{value}");
         }
-        assert_eq!((percent(&json!("45%")), percent(&json!(450)), percent(&json!(0))), (Some(0.45), Some(1.0), None));
+        assert_eq!(
+            (percent(&json!("45%")), percent(&json!(450)), percent(&json!(0))),
+            (Some(0.45), Some(1.0), None)
+        );
     }
 
     #[test]
     fn ids_are_believed_only_when_plain() {
         assert_eq!(job_id(&json!("0f647527-12bd")).as_deref(), Some("0f647527-12bd"));
         assert_eq!(job_id(&json!(1_234)).as_deref(), Some("1234"));
-        for wrong in [json!(""), json!("../etc"), json!("a\nb"), json!("a b"), json!("x".repeat(129)), json!(1.5)] {
+        for wrong in
+            [json!(""), json!("../etc"), json!("a\nb"), json!("a b"), json!("x".repeat(129)), json!(1.5)]
+        {
             assert_eq!(job_id(&wrong), None, "{wrong}");
         }
     }

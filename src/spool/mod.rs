@@ -83,7 +83,11 @@ impl Spool {
     pub fn answer(&self, name: &str, head: &Head) -> SpoolBuffer {
         let mut line = serde_json::to_vec(head).unwrap_or_default();
         line.push(b'\n');
-        SpoolBuffer::new(self.clone(), self.0.folder.join(format!("{name}.{ANSWER}")), Some((name.to_owned(), line)))
+        SpoolBuffer::new(
+            self.clone(),
+            self.0.folder.join(format!("{name}.{ANSWER}")),
+            Some((name.to_owned(), line)),
+        )
     }
 
     /// What was received of the answer that was begun under `name` and never acted on: its process was killed, or its

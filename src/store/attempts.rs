@@ -21,7 +21,8 @@ const PUT: &str = "INSERT INTO attempts (id, task_id, number, provider, state, h
 
 /// Whether an error says that another attempt at the same upstream has the job's id.
 pub(super) fn is_job_taken(error: &dyn sqlx::error::DatabaseError) -> bool {
-    error.constraint() == Some("attempts_by_job") || error.message().contains("attempts.upstream, attempts.handle")
+    error.constraint() == Some("attempts_by_job")
+        || error.message().contains("attempts.upstream, attempts.handle")
 }
 
 /// An attempt whose task does not wait for it any more.

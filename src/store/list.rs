@@ -74,7 +74,9 @@ impl Store {
         // The cursor is the last row's, whether it can be read or not.
         let last = rows.last().and_then(|row| row.id.parse().ok());
         let readable = rows.into_iter().filter_map(|row| {
-            Task::try_from(row).inspect_err(|error| tracing::error!(%error, "a task is left out of a list")).ok()
+            Task::try_from(row)
+                .inspect_err(|error| tracing::error!(%error, "a task is left out of a list"))
+                .ok()
         });
         Ok(Page { tasks: readable.collect(), last, has_more })
     }

@@ -75,7 +75,9 @@ impl Store {
     /// Keeps an item, unless the attempt has one with the same bytes: whether it is new.
     pub async fn put_quarantined(&self, item: QuarantineItem) -> Result<bool, StoreError> {
         const PUT: &str = concat!(
-            "INSERT INTO quarantine (", columns!(), ") VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12) \
+            "INSERT INTO quarantine (",
+            columns!(),
+            ") VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12) \
              ON CONFLICT (attempt_id, sha256) DO NOTHING"
         );
         let put = self
@@ -99,8 +101,7 @@ impl Store {
     pub async fn quarantined(&self, id: QuarantineId) -> Result<Option<QuarantineItem>, StoreError> {
         const ONE: &str = concat!("SELECT ", columns!(), " FROM quarantine WHERE id = $1");
         let id = id.to_string();
-        let row: Option<Row> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(ONE).bind(id).fetch_optional(c).await)?;
+        let row: Option<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(ONE).bind(id).fetch_optional(c).await)?;
         row.map(QuarantineItem::try_from).transpose()
     }
 
@@ -111,7 +112,9 @@ impl Store {
         limit: usize,
     ) -> Result<(Vec<QuarantineItem>, bool), StoreError> {
         const PAGE: &str = concat!(
-            "SELECT ", columns!(), " FROM quarantine WHERE id < $1 AND ($2 IS NULL OR state = $2) \
+            "SELECT ",
+            columns!(),
+            " FROM quarantine WHERE id < $1 AND ($2 IS NULL OR state = $2) \
              AND ($3 IS NULL OR task_id = $3) ORDER BY id DESC LIMIT $4"
         );
         let below = filter.cursor.map_or_else(|| "qua_~".to_owned(), |id| id.to_string());
@@ -121,7 +124,9 @@ impl Store {
         let more = rows.len() > limit;
         rows.truncate(limit);
         let readable = rows.into_iter().filter_map(|row| {
-            QuarantineItem::try_from(row).inspect_err(|error| tracing::error!(%error, "an item is left out of a list")).ok()
+            QuarantineItem::try_from(row)
+                .inspect_err(|error| tracing::error!(%error, "an item is left out of a list"))
+                .ok()
         });
         Ok((readable.collect(), more))
     }

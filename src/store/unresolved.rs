@@ -35,8 +35,9 @@ impl Store {
             sqlx::query_as(SQL).bind(billed.as_str()).bind(below).bind(count(limit + 1)).fetch_all(c).await)?;
         let more = rows.len() > limit;
         let judged = rows.into_iter().take(limit).filter_map(|(detail, task, tenant, key)| {
-            let attempt = attempts::read(&detail)
-                .inspect_err(|error| tracing::error!(task.id = task, %error, "an attempt is left out of a list"));
+            let attempt = attempts::read(&detail).inspect_err(
+                |error| tracing::error!(task.id = task, %error, "an attempt is left out of a list"),
+            );
             Some(Judged { attempt: attempt.ok()?, task: task.parse().ok()?, tenant, key })
         });
         Ok((judged.collect(), more))

@@ -276,7 +276,7 @@ async fn what_providers_cannot_fetch_is_refused_before_it_is_bought(
 /// The other dialect of imagepipeline, as a second account.
 #[tokio::test]
 async fn imagepipeline_is_spoken_in_both_dialects() {
-    let more = "[providers.v1]\nkind = \"imagepipeline\"\ndialect = \"v1\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\n";
+    let more = "[providers.v1]\nkind = \"imagepipeline\"\ndialect = \"v1\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\n";
     let gateway = Gateway::configured(Db::Sqlite, more).await;
     let body = r#"{"prompt":"a cat","model":"v1/flux-schnell","size":"64x64","steps":8,"seed":3,"n":2}"#;
     let task = gateway.run(body).await;
@@ -293,7 +293,7 @@ async fn imagepipeline_is_spoken_in_both_dialects() {
 #[tokio::test]
 async fn a_dry_run_shows_what_is_sent() {
     let recorder = crate::recorder::Recorder::start().await;
-    let more = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\n[providers.gpt_4o_image]\nkind = \"gpt_4o_image\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\n[providers.gpt_image]\nkind = \"gpt_image\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\n[providers.imagepipeline]\nkind = \"imagepipeline\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\n";
+    let more = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\nallow_http_results = true\n[providers.gpt_4o_image]\nkind = \"gpt_4o_image\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\nallow_http_results = true\n[providers.gpt_image]\nkind = \"gpt_image\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\nallow_http_results = true\n[providers.imagepipeline]\nkind = \"imagepipeline\"\nbase_url = \"{recorder}\"\napi_key = \"k-0123456789\"\nallow_http_results = true\n";
     let gateway = Gateway::only(Db::Sqlite, &more.replace("{recorder}", &recorder.url)).await;
     let url = json!({"url": "https://example.com/in.png"});
     for mut body in [

@@ -186,7 +186,7 @@ async fn under_a_budget_no_route_without_a_price_is_taken(#[values(Db::Sqlite, D
 #[rstest]
 #[tokio::test]
 async fn a_dearer_fallback_is_covered_beforehand(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let more = "[providers.dear]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\npoll_after_s = 0.05\n\
+    let more = "[providers.dear]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\npoll_after_s = 0.05\n\
         prices = { \"Qubico/flux1-schnell\" = \"0.01\" }\n";
     let gateway = gateway(db, &format!("budget_usd = \"0.0099\"\n{more}")).await;
     let either = json!({"model": "flux-schnell", "routing": {"order": ["piapi_flux", "dear"]}});

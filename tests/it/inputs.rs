@@ -24,7 +24,7 @@ async fn recorded(db: Db, public: bool) -> (Gateway, Recorder) {
     let recorder = Recorder::start().await;
     let accounts = ["piapi_flux", "gpt_4o_image"].map(|kind| {
         format!(
-            "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{}\"\napi_key = \"k-0123456789\"\n",
+            "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{}\"\napi_key = \"k-0123456789\"\nallow_http_results = true\n",
             recorder.url
         )
     });

@@ -23,7 +23,7 @@ async fn lane(gateway: &Gateway, id: &str) -> Value {
 fn narrow(in_flight: u32, second: bool) -> String {
     let block = |id: &str, kind: &str| {
         format!(
-            "[providers.{id}]\nkind = \"{kind}\"\nbase_url = \"{{upstream}}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = {in_flight}\npoll_after_s = 0.05\n"
+            "[providers.{id}]\nkind = \"{kind}\"\nbase_url = \"{{upstream}}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\nin_flight = {in_flight}\npoll_after_s = 0.05\n"
         )
     };
     let more = if second { block("imagepipeline", "imagepipeline") } else { String::new() };

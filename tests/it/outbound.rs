@@ -293,7 +293,7 @@ async fn pointing() -> String {
 async fn a_result_that_lies_where_it_must_not_is_not_fetched(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
     let trap = Trap::set().await;
     let provider = format!(
-        "[providers.gpt_image]\nkind = \"gpt_image\"\nbase_url = \"{}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = 90\n",
+        "[providers.gpt_image]\nkind = \"gpt_image\"\nbase_url = \"{}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\nin_flight = 90\n",
         pointing().await
     );
     let gateway = Gateway::only(db, &format!("{provider}{CLOSED}")).await;

@@ -17,7 +17,7 @@ const RICH: &str = "easel_rich_0123456789abcdef";
 const BATCH: usize = 400;
 
 /// Servers paid by the hour have no price of their own; under a budget they need one.
-const PRICE: &str = "[providers.hours]\nkind = \"imagepipeline\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\n\
+const PRICE: &str = "[providers.hours]\nkind = \"imagepipeline\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\n\
     poll_after_s = 0.05\nprices = { \"flux-schnell\" = \"0.001\" }\n";
 
 /// What the run came to.

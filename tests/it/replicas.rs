@@ -168,7 +168,7 @@ async fn a_thousand_callbacks_at_three_gateways_are_one_transition() {
 /// One account with room for so many, alone.
 fn narrow(in_flight: u32) -> String {
     format!(
-        "# only\n[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{{upstream}}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = {in_flight}\npoll_after_s = 2\n"
+        "# only\n[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{{upstream}}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\nin_flight = {in_flight}\npoll_after_s = 2\n"
     )
 }
 

@@ -184,7 +184,7 @@ async fn a_provider_that_cannot_be_reached_costs_nothing(
     #[values("http://nowhere.invalid", "http://127.0.0.1:9")] base: &str,
 ) {
     let provider = format!(
-        "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{base}\"\napi_key = \"upstream-key-0123456789\"\n"
+        "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{base}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\n"
     );
     let gateway = Gateway::only(db, &provider).await;
     let task = gateway.run(r#"{"prompt":"a cat","model":"flux-schnell"}"#).await;

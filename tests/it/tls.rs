@@ -172,7 +172,7 @@ impl Door {
     async fn gateway(&self, db: Db, authority: &Authority, folder: &Path, others: &[&str]) -> Gateway {
         let account = |kind: &str, base: &str| {
             format!(
-                "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{base}\"\napi_key = \"upstream-key-0123456789\"\npoll_after_s = 0.05\n"
+                "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{base}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\npoll_after_s = 0.05\n"
             )
         };
         let mut config = account("piapi_flux", &format!("https://localhost:{}", self.port));

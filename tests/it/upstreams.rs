@@ -74,7 +74,7 @@ async fn a_flood_of_events_where_pictures_stream_is_an_unknown_outcome(
 #[rstest]
 #[tokio::test]
 async fn an_answer_that_never_comes_is_an_unknown_outcome(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let provider = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\ntimeout_s = 5\n";
+    let provider = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\ntimeout_s = 5\n";
     let gateway = Gateway::only(db, provider).await;
     let body = json!({"prompt": "a cat [[sim: hang]]", "model": FLUX, "size": "64x64"});
     let task = gateway.run(&body.to_string()).await;
@@ -104,7 +104,7 @@ async fn a_redirected_purchase_goes_nowhere_else(#[values(Db::Sqlite, Db::Postgr
 #[rstest]
 #[tokio::test]
 async fn polls_that_fail_for_hours_lose_nothing(#[values(Db::Sqlite, Db::Postgres)] db: Db) {
-    let provider = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\n\
+    let provider = "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\n\
         poll_after_s = 60\npoll_max_s = 120\n";
     let gateway = Gateway::only(db, provider).await;
     let faults = [

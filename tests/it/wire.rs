@@ -169,7 +169,7 @@ async fn a_provider_without_a_trusted_session_is_sent_nothing(#[values(Db::Sqlit
     });
     for (port, sends) in [(port, 1), (mute, 3)] {
         let provider = format!(
-            "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"https://localhost:{port}\"\napi_key = \"upstream-key-0123456789\"\n"
+            "[providers.piapi_flux]\nkind = \"piapi_flux\"\nbase_url = \"https://localhost:{port}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\n"
         );
         let gateway = Gateway::only(db, &provider).await;
         let task = gateway.run(r#"{"prompt":"a cat","model":"flux-schnell"}"#).await;

@@ -65,7 +65,9 @@ impl Inner {
                 span.fail("status");
             }
             Err(NotHere { error: BlobError::Fetch(_), .. }) => span.fail("fetch"),
-            Err(NotHere { error: BlobError::NotAPicture(_) | BlobError::Truncated, .. }) => span.fail("not_a_picture"),
+            Err(NotHere { error: BlobError::NotAPicture(_) | BlobError::Truncated, .. }) => {
+                span.fail("not_a_picture")
+            }
             Err(_) => span.fail("storage"),
         }
         fetched

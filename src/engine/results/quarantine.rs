@@ -31,7 +31,9 @@ const PER_ATTEMPT: i64 = 8;
 pub(in crate::engine) fn reason(answered: &Answered) -> Option<String> {
     let evidence = answered.evidence.as_ref().filter(|evidence| !evidence.body.is_empty())?;
     match &answered.outcome {
-        Ok(Progress::Done(done)) if done.doubtful => Some("it may hold more images than were found".to_owned()),
+        Ok(Progress::Done(done)) if done.doubtful => {
+            Some("it may hold more images than were found".to_owned())
+        }
         Ok(Progress::Done(_) | Progress::Pending(_)) => None,
         // What is proven to have cost nothing was no purchase.
         Ok(Progress::Failed(error)) | Err(error) if error.verdict.billed == Billing::No => None,
@@ -52,7 +54,8 @@ impl Inner {
         reason: &str,
         evidence: Option<&Evidence>,
     ) {
-        let nothing = Evidence { head: Head::default(), body: Spooled::of(Bytes::new(), &self.spool), whole: false };
+        let nothing =
+            Evidence { head: Head::default(), body: Spooled::of(Bytes::new(), &self.spool), whole: false };
         let evidence = evidence.unwrap_or(&nothing);
         let mut tries = 0;
         while let Err(error) = self.put_in_quarantine(task, attempt, kind, reason, evidence).await {
@@ -78,7 +81,8 @@ impl Inner {
             return Ok(());
         }
         let (id, now) = (QuarantineId::mint(self.clock.as_ref()), self.clock.now());
-        let (redacted, digest) = (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::Mutex::new(Sha256::new())));
+        let (redacted, digest) =
+            (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::Mutex::new(Sha256::new())));
         let hashing = Arc::clone(&digest);
         let body = scrubbed(evidence.body.stream(), self.secrets(attempt), Arc::clone(&redacted));
         let body = body.inspect(move |piece| {
@@ -114,7 +118,8 @@ impl Inner {
                 task.id = %task.id, attempt.id = %attempt.id, provider.id = attempt.provider, quarantine.id = %id, bytes,
                 reason, "what was paid for could not be turned into an image; it is kept in quarantine"
             );
-            counter!(meter::QUARANTINED, "provider" => attempt.provider.clone(), "kind" => kind.as_str()).increment(1);
+            counter!(meter::QUARANTINED, "provider" => attempt.provider.clone(), "kind" => kind.as_str())
+                .increment(1);
         } else {
             // The attempt has the very same bytes there.
             self.blobs.remove_quarantined(id).await?;
@@ -124,7 +129,13 @@ impl Inner {
 
     /// What must not be read by whoever looks into quarantine.
     fn secrets(&self, attempt: &Attempt) -> Vec<String> {
-        let mut secrets = self.offered.load().lanes.values().map(|lane| lane.provider.account().secret()).collect::<Vec<_>>();
+        let mut secrets = self
+            .offered
+            .load()
+            .lanes
+            .values()
+            .map(|lane| lane.provider.account().secret())
+            .collect::<Vec<_>>();
         let hook = self.links.hook(&attempt.provider, attempt.id);
         let token = hook.url.rsplit('/').next().unwrap_or_default().to_owned();
         secrets.extend([hook.secret, token]);

@@ -1,11 +1,14 @@
 //! Interprets what lies in quarantine once more: by itself after an upgrade, or with a link or a file that an operator
 //! supplies. What it yields becomes the task's late result, with the books set right and its caller told.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::super::accept::Refusal;
 use super::super::{Engine, Inner};
+use super::quarantine::reason;
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::audit::{Actor, Entry, Outcome};
@@ -13,11 +16,11 @@ use crate::domain::code::Code;
 use crate::domain::id::{QuarantineId, TaskId};
 use crate::domain::image::ImageKind;
 use crate::domain::quarantine::{QuarantineItem, QuarantineKind};
-use crate::domain::task::{Output, Source, Task};
+use crate::domain::task::{Output, Phase, Source, Task};
 use crate::providers::reader::download;
-use crate::providers::{About, Done, ImageSource, On, Progress};
+use crate::providers::{About, Answered, Done, ImageSource, On, Progress};
 use crate::spool::{Evidence, Head, Spooled};
-use crate::store::Straggler;
+use crate::store::{StoreError, Straggler};
 
 /// What an operator adds.
 pub enum Supplied {
@@ -46,8 +49,19 @@ impl Engine {
     /// # Errors
     /// [`Refusal::NotFound`] when there is no such item or its task was erased; [`Refusal::TooLate`] when it still gives no
     /// image, or none that the task does not have.
-    pub async fn recover(&self, id: QuarantineId, supplied: Supplied, who: Actor) -> Result<Recovered, Refusal> {
-        self.inner.recover(id, supplied, who).await
+    pub async fn recover(
+        &self,
+        id: QuarantineId,
+        supplied: Supplied,
+        who: Actor,
+    ) -> Result<Recovered, Refusal> {
+        // Apart from the caller's connection: what it began is ended.
+        let inner = Arc::clone(&self.inner);
+        let recovering = self.inner.tracker.spawn(async move { inner.recover(id, supplied, who).await });
+        match recovering.await {
+            Ok(recovered) => recovered,
+            Err(error) => Err(unreadable(&format!("reading it failed: {error}"))),
+        }
     }
 
     /// The bytes of an item.
@@ -77,7 +91,8 @@ impl Inner {
             Supplied::File(_) => "file",
         };
         let (mut outputs, verdict) = self.read_anew(&item, &attempt, &task, supplied).await?;
-        let known: Vec<String> = self.store.images(item.task).await?.into_iter().map(|image| image.sha256).collect();
+        let known: Vec<String> =
+            self.store.images(item.task).await?.into_iter().map(|image| image.sha256).collect();
         outputs.retain(|output| !matches!(&output.source, Source::Blob(sha256) if known.contains(sha256)));
         if outputs.is_empty() {
             return Err(unreadable("its images are the task's already"));
@@ -85,7 +100,8 @@ impl Inner {
         let images = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
         // Leased to us: should this process end in between, somebody else goes on.
         let leased_until = self.clock.now() + self.settings.lease;
-        let attempt = Attempt { made: outputs, made_verdict: Some(verdict), look_at: Some(leased_until), ..attempt };
+        let attempt =
+            Attempt { made: outputs, made_verdict: Some(verdict), look_at: Some(leased_until), ..attempt };
         let entry = Entry::new(self.clock.as_ref(), who, "quarantine.recover", id.to_string(), Outcome::Done)
             .with("task", item.task.to_string())
             .with("with", with)
@@ -94,6 +110,60 @@ impl Inner {
         crash("recover.committed");
         self.look_for(Straggler { attempt, hint: None, leased_until }).await;
         Ok(Recovered { task: item.task, item, images })
+    }
+
+    /// Reads answers to paid calls that a killed process had received and not acted on, where their tasks have gone on without
+    /// them: what they give is brought to the task, and what gives nothing is kept.
+    pub(in crate::engine) async fn read_what_was_left(&self) {
+        for name in self.spool.names_left() {
+            if let Err(error) = self.read_left(&name).await {
+                tracing::warn!(name, %error, "an answer in the spool could not be acted on; trying again in a minute");
+            }
+        }
+    }
+
+    async fn read_left(&self, name: &str) -> Result<(), StoreError> {
+        let attempt = match name.parse() {
+            Ok(id) => self.store.attempt(id).await?,
+            Err(_) => None,
+        };
+        let task = match &attempt {
+            Some(attempt) => self.store.task(attempt.task).await?,
+            None => None,
+        };
+        let Some((attempt, task)) = attempt.zip(task) else {
+            // Its row is gone, and whoever it was for with it.
+            self.spool.left(name).inspect(|evidence| evidence.body.acted_on());
+            return Ok(());
+        };
+        if task.phase == Phase::Submitting && task.state.attempt == Some(attempt.id) {
+            // Whoever takes the task up reads it.
+            return Ok(());
+        }
+        let Some(evidence) = self.spool.left(name) else { return Ok(()) };
+        if attempt.state.told() || task.state.erased_at.is_some() {
+            evidence.body.acted_on();
+            return Ok(());
+        }
+        let Some(outcome) = self.read_evidence(&attempt, &task, &evidence).await else { return Ok(()) };
+        let answered = Answered { outcome, evidence: Some(evidence.clone()) };
+        if let Some(reason) = reason(&answered) {
+            self.quarantine(&task, &attempt, QuarantineKind::Answer, &reason, Some(&evidence)).await;
+        }
+        match answered.outcome {
+            Ok(Progress::Done(done)) => {
+                let (made_verdict, handle) =
+                    (Some(done.verdict.clone()), done.handle.clone().or(attempt.handle.clone()));
+                let Ok(made) = self.outputs_of(done).await else { return Ok(()) };
+                self.leave_behind(Attempt { made_verdict, handle, ..attempt }, made).await;
+            }
+            Ok(Progress::Pending(pending)) if attempt.handle.is_none() => {
+                self.leave_behind(Attempt { handle: Some(pending.handle), ..attempt }, Vec::new()).await;
+            }
+            _ => {}
+        }
+        evidence.body.acted_on();
+        Ok(())
     }
 
     /// The images, and what is known of their billing.
@@ -108,8 +178,12 @@ impl Inner {
         let billed = |how: &str| Verdict::new(Billing::Yes, format!("recovered from quarantine {how}"));
         match supplied {
             Supplied::Link(link) => {
-                let saved = self.download(&link, attempt).await.map_err(|not| unreadable(&not.error.to_string()))?;
-                Ok((vec![output(Source::Blob(saved.sha256.clone()))], billed("by a link that an operator supplied")))
+                let saved =
+                    self.download(&link, attempt).await.map_err(|not| unreadable(&not.error.to_string()))?;
+                Ok((
+                    vec![output(Source::Blob(saved.sha256.clone()))],
+                    billed("by a link that an operator supplied"),
+                ))
             }
             Supplied::File(bytes) => {
                 let head = Head { status: 200, ..Head::default() };
@@ -170,7 +244,8 @@ impl Inner {
                 ImageSource::Url(link) => Source::Url(link),
                 ImageSource::Preview(link) => Source::Preview(link),
                 ImageSource::Inline(inline) => {
-                    let saved = self.keep_image(&inline).await.map_err(|error| unreadable(&error.to_string()))?;
+                    let saved =
+                        self.keep_image(&inline).await.map_err(|error| unreadable(&error.to_string()))?;
                     Source::Blob(saved.sha256.clone())
                 }
             };

@@ -17,8 +17,8 @@ use super::reader::{Answer, Images, Interpreter, Part};
 use super::results::{self, Found};
 use super::status::{self, Status};
 use super::{
-    About, Account, Done, GeneratedImage, Job, Kind, KindEntry, OpenError, Opened, Options, Pace, Pending, Progress, Provider,
-    ProviderError, Signal, Wire,
+    About, Account, Done, GeneratedImage, Job, Kind, KindEntry, OpenError, Opened, Options, Pace, Pending,
+    Progress, Provider, ProviderError, Signal, Wire,
 };
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};

@@ -115,13 +115,7 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         // Its images were shortened by those who recorded it.
         "refused as Silent: billed unknown",
     ),
-    (
-        "gpt_image_openai_recorded_edit.json",
-        IMAGES,
-        "edits",
-        200,
-        "refused as Silent: billed unknown",
-    ),
+    ("gpt_image_openai_recorded_edit.json", IMAGES, "edits", 200, "refused as Silent: billed unknown"),
     (
         "gpt_image_openai_recorded_400_response_format.json",
         IMAGES,

@@ -14,8 +14,8 @@ use super::super::results::{self, Found};
 use super::super::status::{self, Status};
 use super::super::value::{integer, job_id, percent, text};
 use super::super::{
-    About, Account, Done, GeneratedImage, Input, Job, Kind, OpenError, Opened, Options, Pace, Pending, Progress, Provider,
-    ProviderError, Signal, Wire,
+    About, Account, Done, GeneratedImage, Input, Job, Kind, OpenError, Opened, Options, Pace, Pending,
+    Progress, Provider, ProviderError, Signal, Wire,
 };
 use super::CATALOG;
 use crate::domain::attempt::{Billing, ProviderUnits, Verdict};
@@ -205,7 +205,9 @@ impl Interpreter for Reading<'_> {
         let data = self.told.as_ref().and_then(data);
         match self.about.handle {
             Some(handle) => match data.filter(|data| data.get("status").is_some()) {
-                Some(data) if (200..300).contains(&answer.status) => Ok(self.flux.read(handle, data, &answer, self)),
+                Some(data) if (200..300).contains(&answer.status) => {
+                    Ok(self.flux.read(handle, data, &answer, self))
+                }
                 _ => {
                     answer.status = spoken_status(&answer);
                     Err(self.flux.account.judge(On::Check, &answer))
@@ -239,7 +241,11 @@ fn done(id: &str, data: &Value, answer: &Answer, reading: &Reading<'_>) -> Progr
     let verdict =
         Verdict { billed: Billing::Yes, charged: charged.filter(|usd| *usd > Usd::ZERO), units, evidence };
     let found = &reading.found;
-    let sources = if found.images.is_empty() { found.drafts.iter().rev().take(1) } else { found.images.iter().rev().take(usize::MAX) };
+    let sources = if found.images.is_empty() {
+        found.drafts.iter().rev().take(1)
+    } else {
+        found.images.iter().rev().take(usize::MAX)
+    };
     let sources: Vec<_> = sources.rev().cloned().collect();
     if sources.is_empty() {
         let error = ProviderError::new(Kind::NoImage, verdict, "the task completed without a picture");

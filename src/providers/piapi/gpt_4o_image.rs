@@ -14,8 +14,8 @@ use super::super::links;
 use super::super::own::Own;
 use super::super::reader::{Answer, Images, Interpreter, Part};
 use super::super::{
-    About, Account, Done, GeneratedImage, ImageSource, Job, Kind, OpenError, Opened, Options, Pace, Progress, Provider,
-    ProviderError, Signal, Wire,
+    About, Account, Done, GeneratedImage, ImageSource, Job, Kind, OpenError, Opened, Options, Pace, Progress,
+    Provider, ProviderError, Signal, Wire,
 };
 use super::CATALOG;
 use crate::domain::attempt::{Billing, Verdict};
@@ -68,7 +68,11 @@ impl Provider for Chat {
     }
 
     fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a> {
-        Box::new(Reading { chat: self, gathered: Gathered::new(&about.own), telling: Telling::new(&about.own) })
+        Box::new(Reading {
+            chat: self,
+            gathered: Gathered::new(&about.own),
+            telling: Telling::new(&about.own),
+        })
     }
 }
 
@@ -113,7 +117,9 @@ impl Interpreter for Reading<'_> {
             return Ok(Progress::Failed(ProviderError { words, ..error }));
         }
         // A document that is whole is over; a stream has to say so.
-        let over = gathered.finished || answer.done || (answer.whole && !gathered.content.is_empty() && !streamed(answer));
+        let over = gathered.finished
+            || answer.done
+            || (answer.whole && !gathered.content.is_empty() && !streamed(answer));
         if !over || answer.broken.is_some() {
             let why = answer.cut.as_deref().unwrap_or("the stream ended before the answer did");
             let kind = if answer.json.is_none() && answer.whole { Kind::Garbled } else { Kind::Silent };
@@ -127,7 +133,8 @@ impl Interpreter for Reading<'_> {
             return Ok(Progress::Done(Done { handle: None, images, verdict, doubtful: true }));
         }
         let (kind, detail) = chat.classify(&gathered.content);
-        let error = ProviderError::new(kind, chat.without_image("the answer ended without a picture"), detail);
+        let error =
+            ProviderError::new(kind, chat.without_image("the answer ended without a picture"), detail);
         Ok(Progress::Failed(ProviderError { words, ..error }))
     }
 }

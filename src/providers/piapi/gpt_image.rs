@@ -11,8 +11,8 @@ use super::super::errors::On;
 use super::super::gathered::{ErrorSaid, Gathered};
 use super::super::reader::{Answer, Images as InlineImages, Interpreter, Part as AnswerPart};
 use super::super::{
-    About, Account, Done, Input, Job, Kind, OpenError, Opened, Options, Pace, Part, Progress, Provider, ProviderError, Signal,
-    Wire, WireBody,
+    About, Account, Done, Input, Job, Kind, OpenError, Opened, Options, Pace, Part, Progress, Provider,
+    ProviderError, Signal, Wire, WireBody,
 };
 use super::CATALOG;
 use crate::domain::attempt::{Billing, Verdict};

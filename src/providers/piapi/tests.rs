@@ -119,8 +119,10 @@ async fn a_cut_answer_is_an_unknown_outcome_unless_it_names_its_task() {
 /// callback's address and no other prompt.
 #[tokio::test]
 async fn whose_job_it_is() {
-    let mut body: Value = serde_json::from_slice(&fixture("piapi_flux_get_completed_unified_kontext.json")).unwrap();
-    body["data"]["config"] = json!({"webhook_config": {"endpoint": "https://gw.example/hooks/x/1", "secret": "s"}});
+    let mut body: Value =
+        serde_json::from_slice(&fixture("piapi_flux_get_completed_unified_kontext.json")).unwrap();
+    body["data"]["config"] =
+        json!({"webhook_config": {"endpoint": "https://gw.example/hooks/x/1", "secret": "s"}});
     let body = body.to_string();
     let canned = Canned::of("x.json", body.as_bytes(), 200);
     for prompt in ["something else", "change the word Piapi to Pineapple"] {

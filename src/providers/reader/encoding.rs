@@ -101,7 +101,8 @@ fn layer(first: &[u8], named: Option<&str>) -> Option<fn(Body) -> Body> {
 fn plain(first: &[u8]) -> bool {
     match first.trim_ascii_start() {
         [] | [0xef, 0xbb, 0xbf, ..] | [b'{', b'"' | b'}' | b' ' | b'\n' | b'\r', ..] => true,
-        [b'[', b'{' | b'"' | b']' | b' ' | b'\n' | b'\r', ..] | [b'<', b'!' | b'?' | b'a'..=b'z' | b'A'..=b'Z', ..] => true,
+        [b'[', b'{' | b'"' | b']' | b' ' | b'\n' | b'\r', ..]
+        | [b'<', b'!' | b'?' | b'a'..=b'z' | b'A'..=b'Z', ..] => true,
         text => {
             let events = [&b"data:"[..], b"event:", b"id:", b"retry:", b": "];
             events.iter().any(|start| text.starts_with(start)) || magic(first).is_some()

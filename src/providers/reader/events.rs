@@ -176,7 +176,9 @@ impl EventReader {
             match rest.first() {
                 None => return,
                 // What says that it is over begins with a bracket, too.
-                Some(b'[') if !matches!(rest.get(1), None | Some(b'D' | b'd' | b'N' | b'n')) => self.data = Data::Json,
+                Some(b'[') if !matches!(rest.get(1), None | Some(b'D' | b'd' | b'N' | b'n')) => {
+                    self.data = Data::Json
+                }
                 Some(b'{' | b'"') => self.data = Data::Json,
                 Some(_) => self.data = Data::Text(Box::default(), false),
             }

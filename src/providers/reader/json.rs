@@ -128,7 +128,9 @@ impl JsonReader {
             b'[' => self.open(Frame::List(Vec::new())),
             b'}' | b']' => self.close(),
             b'"' => self.token = self.string_begins(),
-            byte if byte.is_ascii_alphanumeric() || b"+-.".contains(&byte) => self.token = Token::Bare(vec![byte]),
+            byte if byte.is_ascii_alphanumeric() || b"+-.".contains(&byte) => {
+                self.token = Token::Bare(vec![byte])
+            }
             // A key without a value.
             b',' => {
                 if let Some(Frame::Map(_, key)) = self.stack.last_mut() {
@@ -237,7 +239,9 @@ impl JsonReader {
         self.text(&bytes[..plain], images);
         match bytes.get(plain) {
             Some(b'\\') => {
-                if let Token::Key(_, escape) | Token::Text(_, escape) | Token::Running(escape) = &mut self.token {
+                if let Token::Key(_, escape) | Token::Text(_, escape) | Token::Running(escape) =
+                    &mut self.token
+                {
                     escape.bytes.push(b'\\');
                 }
             }

@@ -377,7 +377,8 @@ impl Reading {
                 self.body = Body::Events(events);
             }
             Body::Text(mut text) => {
-                let text = if cut { text.broken_off(&mut self.images) } else { Some(text.end(&mut self.images)) };
+                let text =
+                    if cut { text.broken_off(&mut self.images) } else { Some(text.end(&mut self.images)) };
                 self.parts.extend(text.map(|text| Part::text(String::new(), text)));
                 self.body = Body::Text(TextReader::default());
             }

@@ -55,14 +55,19 @@ fn strings(json: &Value) -> String {
     }
 }
 
-fn read_pieces(head: &[(&str, &str)], pieces: Vec<Result<Bytes, String>>, limits: Limits) -> (Gathered, Answer) {
+fn read_pieces(
+    head: &[(&str, &str)],
+    pieces: Vec<Result<Bytes, String>>,
+    limits: Limits,
+) -> (Gathered, Answer) {
     let headers = head.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let head = Head { status: 200, headers, retry_after: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (spool, mut gathered) = (spool(), Gathered::default());
         let body = futures_util::stream::iter(pieces);
-        let (answer, evidence) = read((head, body), limits, spool.buffer(), &spool, &mut gathered, None).await;
+        let (answer, evidence) =
+            read((head, body), limits, spool.buffer(), &spool, &mut gathered, None).await;
         assert_eq!(evidence.body.len(), answer.length);
         (gathered, answer)
     })
@@ -100,7 +105,14 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// Ways to write an image into a JSON string.
 fn spellings(image: &[u8]) -> Vec<(&'static str, String)> {
     let plain = STANDARD.encode(image);
-    let wrapped = |end: &str| plain.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect::<Vec<_>>().join(end);
+    let wrapped = |end: &str| {
+        plain
+            .as_bytes()
+            .chunks(76)
+            .map(|line| std::str::from_utf8(line).unwrap())
+            .collect::<Vec<_>>()
+            .join(end)
+    };
     vec![
         ("plain", plain.clone()),
         ("no padding", plain.trim_end_matches('=').to_owned()),
@@ -137,16 +149,26 @@ fn an_image_is_found_however_it_is_written() {
 #[test]
 fn text_around_an_image_stays_and_words_are_no_images() {
     let image = STANDARD.encode(png(2, 20));
-    let text = format!("Before it (data:image/png;base64,{image}) after it, and https://x.example/iVBORw0KGgo/a.png");
+    let text = format!(
+        "Before it (data:image/png;base64,{image}) after it, and https://x.example/iVBORw0KGgo/a.png"
+    );
     let (found, _) = whole(json!({"content": text}).to_string().as_bytes());
     let content = found.parts[0].json.as_ref().unwrap()["content"].as_str().unwrap();
-    assert_eq!(content, format!("Before it ({MARK}0{MARK}) after it, and https://x.example/iVBORw0KGgo/a.png"));
-    for words in ["iVBORw0KGgoAAAANSUhEUgAAABkAAAAO", "UklGRsomething that is no image at all, and has no end", &"QUJD".repeat(50_000)] {
+    assert_eq!(
+        content,
+        format!("Before it ({MARK}0{MARK}) after it, and https://x.example/iVBORw0KGgo/a.png")
+    );
+    for words in [
+        "iVBORw0KGgoAAAANSUhEUgAAABkAAAAO",
+        "UklGRsomething that is no image at all, and has no end",
+        &"QUJD".repeat(50_000),
+    ] {
         let (found, answer) = whole(json!({"content": words}).to_string().as_bytes());
         assert_eq!(found.parts[0].json.as_ref().unwrap()["content"], *words);
         assert_eq!(found.images.len(), 0, "{answer:?}");
     }
-    let (found, _) = whole(json!({"content": format!("a mark of ours: {MARK}0{MARK}")}).to_string().as_bytes());
+    let (found, _) =
+        whole(json!({"content": format!("a mark of ours: {MARK}0{MARK}")}).to_string().as_bytes());
     assert!(!found.parts[0].json.as_ref().unwrap().to_string().contains(MARK));
 }
 
@@ -178,7 +200,10 @@ fn an_answer_is_what_its_bytes_say() {
         ("as events without a blank", events.replace(": ", ":").into()),
         ("as events with blank lines before", format!("\n\n\r\n{events}").into()),
         ("as events after a mark", format!("\u{feff}{events}").into()),
-        ("as events among others", format!("retry: 10\n\nid: 7\n\n: x\n\ndata:\n\nevent: ping\n\n{events}").into()),
+        (
+            "as events among others",
+            format!("retry: 10\n\nid: 7\n\n: x\n\ndata:\n\nevent: ping\n\n{events}").into(),
+        ),
         ("as a line of events", format!("data: {document}").into()),
         ("pretty, over several lines", format!("data: {}\n\n", document.replace(',', ",\ndata:   ")).into()),
         ("a document on a line of its own", format!("event: x\n{document}\n\n").into()),
@@ -190,7 +215,8 @@ fn an_answer_is_what_its_bytes_say() {
         for label in labels {
             let pieces = body.chunks(7).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
             let (found, answer) = read_pieces(label, pieces, AMPLE);
-            let links: Vec<_> = found.parts.iter().filter_map(|part| part.json.as_ref()?.pointer("/data/0/url")).collect();
+            let links: Vec<_> =
+                found.parts.iter().filter_map(|part| part.json.as_ref()?.pointer("/data/0/url")).collect();
             assert_eq!(links, ["https://x.example/1.png"], "{name} labelled {label:?}: {answer:?}");
         }
     }
@@ -231,7 +257,8 @@ async fn every_content_encoding_is_taken_off_and_a_wrong_word_is_no_harm() {
     ];
     let read = move || {
         for (encoding, body) in cases {
-            let (found, answer) = read_pieces(&[("content-encoding", encoding)], vec![Ok(body.into())], AMPLE);
+            let (found, answer) =
+                read_pieces(&[("content-encoding", encoding)], vec![Ok(body.into())], AMPLE);
             assert_eq!(found.images, [digest(&image)], "{encoding}: {answer:?}");
         }
     };
@@ -255,10 +282,14 @@ fn bodies_that_are_the_image_or_its_base64() {
         ("base64", STANDARD.encode(&image).into_bytes()),
         ("a data uri", format!("data:image/png;base64,{}", STANDARD.encode(&image)).into_bytes()),
         ("a JSON string", json!(STANDARD.encode(&image)).to_string().into_bytes()),
-        ("a link's page", [b"data: ".to_vec(), STANDARD.encode(&image).into_bytes(), b"\n\n".to_vec()].concat()),
+        (
+            "a link's page",
+            [b"data: ".to_vec(), STANDARD.encode(&image).into_bytes(), b"\n\n".to_vec()].concat(),
+        ),
     ] {
         for labelled in ["image/jpeg", "text/event-stream", "application/json", ""] {
-            let (found, answer) = read_pieces(&[("content-type", labelled)], vec![Ok(body.clone().into())], AMPLE);
+            let (found, answer) =
+                read_pieces(&[("content-type", labelled)], vec![Ok(body.clone().into())], AMPLE);
             assert_eq!(found.images, [digest(&image)], "{name} as {labelled}: {answer:?}");
         }
         let (found, answer) = whole(&body[..body.len() * 2 / 3]);
@@ -269,7 +300,10 @@ fn bodies_that_are_the_image_or_its_base64() {
 #[test]
 fn the_running_text_of_a_chat_is_one_text() {
     let image = png(4, 90);
-    let text = format!("Look: ![cat](data:image/png;base64,{}) and ![b](https://x.example/b.png).", STANDARD.encode(&image));
+    let text = format!(
+        "Look: ![cat](data:image/png;base64,{}) and ![b](https://x.example/b.png).",
+        STANDARD.encode(&image)
+    );
     for length in [1, 3, 50, 4_000, usize::MAX] {
         let pieces = text.as_bytes().chunks(length.min(text.len()));
         let chunk = |piece: &[u8]| {
@@ -278,7 +312,9 @@ fn the_running_text_of_a_chat_is_one_text() {
         };
         let body: String = pieces.map(chunk).collect();
         let (found, answer) = whole(format!("{body}data: [DONE]\n\n").as_bytes());
-        let content = |part: &Part| part.json.as_ref()?.pointer("/choices/0/delta/content")?.as_str().map(str::to_owned);
+        let content = |part: &Part| {
+            part.json.as_ref()?.pointer("/choices/0/delta/content")?.as_str().map(str::to_owned)
+        };
         let all: String = found.parts.iter().filter_map(content).collect();
         let expected = format!("Look: ![cat]({MARK}0{MARK}) and ![b](https://x.example/b.png).");
         assert_eq!(all, expected, "by {length}");
@@ -292,7 +328,14 @@ fn what_was_whole_before_a_cut_counts() {
     let images: Vec<Vec<u8>> = (0..3).map(|seed| png(seed, 40)).collect();
     let document = json!({"data": images.iter().map(|image| json!({"b64_json": STANDARD.encode(image)})).collect::<Vec<_>>()}).to_string();
     let at = |nth: usize| document.match_indices("b64_json").nth(nth).unwrap().0;
-    for (cut, expected) in [(at(0) + 30, 0), (at(1) - 3, 1), (at(1) + 40, 1), (at(2) - 2, 2), (document.len() - 3, 3), (document.len(), 3)] {
+    for (cut, expected) in [
+        (at(0) + 30, 0),
+        (at(1) - 3, 1),
+        (at(1) + 40, 1),
+        (at(2) - 2, 2),
+        (document.len() - 3, 3),
+        (document.len(), 3),
+    ] {
         for broken in [false, true] {
             let body = Ok(Bytes::copy_from_slice(&document.as_bytes()[..cut]));
             let pieces = if broken { vec![body, Err("reset".to_owned())] } else { vec![body] };
@@ -318,16 +361,24 @@ fn json_is_read_as_it_is_meant() {
         ("{\"a\":\"line\nfeed \u{1}\"}", json!({"a": "line\nfeed \u{1}"})),
         (r#"{"a":"\u0068\u00e9\ud83d\ude00 \ud83d \/ \q \u12"}"#, json!({"a": "hé😀 \u{fffd} / q \\u12"})),
         (r#"{"a":[1,2,],"b":,"c":{},}"#, json!({"a": [1, 2], "c": {}})),
-        (r#"{"status": "", // pending/processing
-            "code": 1100}"#, json!({"status": "", "code": 1100})),
+        (
+            r#"{"status": "", // pending/processing
+            "code": 1100}"#,
+            json!({"status": "", "code": 1100}),
+        ),
         (r#"{"a":1,"a":2}"#, json!({"a": 2})),
     ] {
         assert_eq!(whole(body.as_bytes()).0.parts[0].json, Some(meant), "{body}");
     }
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(whole(format!("{{\"a\":{deep},\"b\":2}}").as_bytes()).0.parts[0].json.as_ref().unwrap()["b"] == 2);
+    assert!(
+        whole(format!("{{\"a\":{deep},\"b\":2}}").as_bytes()).0.parts[0].json.as_ref().unwrap()["b"] == 2
+    );
     let (found, _) = whole(b"{\"n\":1}\n{\"n\":2}\n[{\"n\":3},{\"n\":4}]");
-    assert_eq!(found.parts.iter().map(|part| part.json.as_ref().unwrap()["n"].as_i64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(
+        found.parts.iter().map(|part| part.json.as_ref().unwrap()["n"].as_i64().unwrap()).collect::<Vec<_>>(),
+        [1, 2, 3, 4]
+    );
 }
 
 #[test]
@@ -338,7 +389,10 @@ fn errors_are_read_in_every_framing() {
         "event: error\ndata: \"upstream is down\"\n\ndata: [DONE]\n\n",
     ] {
         let (found, _) = whole(body.as_bytes());
-        let said = |part: &Part| part.event == "error" && (part.text.contains("down") || part.json == Some(json!("upstream is down")));
+        let said = |part: &Part| {
+            part.event == "error"
+                && (part.text.contains("down") || part.json == Some(json!("upstream is down")))
+        };
         assert!(found.parts.iter().any(said), "{body}: {:?}", found.parts);
     }
 }
@@ -347,7 +401,15 @@ fn errors_are_read_in_every_framing() {
 #[test]
 fn floods_end_and_lose_nothing() {
     let limits = Limits { total: 200_000, lines: 1_000, ..AMPLE };
-    for flood in ["data: x\n\n", "data: {}\r\n\r\n", ": still here\n\n", ":\n", "\r", "data: not a word is ended", "\n"] {
+    for flood in [
+        "data: x\n\n",
+        "data: {}\r\n\r\n",
+        ": still here\n\n",
+        ":\n",
+        "\r",
+        "data: not a word is ended",
+        "\n",
+    ] {
         let body = format!("data: {{\"a\":1}}\n\n{}", flood.repeat(100_000));
         let (found, answer) = read_pieces(&[], vec![Ok(body.into())], limits);
         assert_eq!(found.parts[0].json, Some(json!({"a": 1})), "{flood:?}");
@@ -360,7 +422,8 @@ async fn silence_ends_and_comments_are_silence() {
     let ends_after = async |body: futures_util::stream::BoxStream<'static, Result<Bytes, String>>| {
         let (begun, spool) = (Instant::now(), spool());
         let (answer, _) =
-            read((Head::default(), body), AMPLE, spool.buffer(), &spool, &mut Gathered::default(), None).await;
+            read((Head::default(), body), AMPLE, spool.buffer(), &spool, &mut Gathered::default(), None)
+                .await;
         (begun.elapsed().as_secs(), answer.cut.unwrap())
     };
     let silent = futures_util::stream::pending().boxed();
@@ -372,7 +435,8 @@ async fn silence_ends_and_comments_are_silence() {
         })
         .boxed()
     };
-    let comments = every(b": still here, and nothing to say, for as long as anybody cares to listen to it\n\n");
+    let comments =
+        every(b": still here, and nothing to say, for as long as anybody cares to listen to it\n\n");
     assert_eq!(ends_after(comments).await, (300, "the stream sent no event".to_owned()));
     let blanks = every(b"   ");
     assert_eq!(ends_after(blanks).await, (900, "the answer does not end".to_owned()));
@@ -421,10 +485,10 @@ async fn a_large_image_goes_through_the_spool() {
         }
     }
     let mut kept = Kept(Vec::new());
-    let pieces: Vec<_> = body.as_bytes().chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    let pieces: Vec<_> =
+        body.as_bytes().chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     let body = futures_util::stream::iter(pieces);
-    let (_, evidence) =
-        read((Head::default(), body), AMPLE, spool.buffer(), &spool, &mut kept, None).await;
+    let (_, evidence) = read((Head::default(), body), AMPLE, spool.buffer(), &spool, &mut kept, None).await;
     let kept = kept.0.pop().unwrap();
     assert!(kept.bytes.in_memory().is_none() && evidence.body.in_memory().is_none());
     assert_eq!((kept.bytes.len(), kept.sha256.clone()), (image.len() as u64, digest(&image)));

@@ -78,7 +78,9 @@ impl TextReader {
                 self.token = Some(self.visible.len());
             }
             self.show(byte);
-            let Some(start) = self.token.filter(|start| self.visible.len() - start >= SNIFFED) else { continue };
+            let Some(start) = self.token.filter(|start| self.visible.len() - start >= SNIFFED) else {
+                continue;
+            };
             let symbols = without_percent(&self.visible[start..]);
             if symbols.len() < SNIFFED {
                 continue;
@@ -109,7 +111,8 @@ impl TextReader {
         self.visible.truncate(head);
         let image = ImageWriter::new(media_type, &images.spool);
         let (raw, escape) = (Vec::new(), Vec::new());
-        let mut run = Run { image, raw, escape, padded: false, spaced: false, line: 0, first_line: None, even: false };
+        let mut run =
+            Run { image, raw, escape, padded: false, spaced: false, line: 0, first_line: None, even: false };
         run.take(&symbols);
         self.run = Some(Box::new(run));
     }
@@ -144,7 +147,8 @@ impl TextReader {
             .iter()
             .rposition(|byte| byte.is_ascii_whitespace() || b"()[]<>\"'`".contains(byte))
             .map_or(self.released, |at| self.released + at + 1);
-        let held = if self.visible.len() - open.min(held) > HELD_BACK { self.visible.len() } else { open.min(held) };
+        let held =
+            if self.visible.len() - open.min(held) > HELD_BACK { self.visible.len() } else { open.min(held) };
         self.give(held)
     }
 
@@ -184,7 +188,8 @@ impl Run {
         let mut at = 0;
         while at < bytes.len() {
             if self.escape.is_empty() && !self.padded {
-                let symbols = bytes[at..].iter().position(|byte| !is_symbol(*byte)).unwrap_or(bytes.len() - at);
+                let symbols =
+                    bytes[at..].iter().position(|byte| !is_symbol(*byte)).unwrap_or(bytes.len() - at);
                 if symbols > 0 {
                     // After a whole image and a gap that is no end of a line these are words.
                     if self.spaced && !self.even && self.image.complete() {
@@ -263,7 +268,8 @@ fn head(visible: &[u8]) -> usize {
     }
     let from = visible.len().saturating_sub(MAX_HEAD);
     let tail = visible[from..].to_ascii_lowercase();
-    let within = |at: usize| tail[at..].iter().all(|byte| !byte.is_ascii_whitespace() && !b"\"'`()<>".contains(byte));
+    let within =
+        |at: usize| tail[at..].iter().all(|byte| !byte.is_ascii_whitespace() && !b"\"'`()<>".contains(byte));
     let found = memchr::memmem::rfind(&tail, b"data:").or_else(|| memchr::memmem::rfind(&tail, b"base64,"));
     found.filter(|at| within(*at)).map_or(visible.len(), |at| from + at)
 }

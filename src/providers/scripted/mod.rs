@@ -11,8 +11,8 @@ use super::results;
 use super::status::{self, Status};
 use super::value::job_id;
 use super::{
-    About, Account, Done, GeneratedImage, ImageSource, Job, Kind, KindEntry, OpenError, Opened, Options, Pace, Pending,
-    Progress, Provider, ProviderError, Signal, Wire,
+    About, Account, Done, GeneratedImage, ImageSource, Job, Kind, KindEntry, OpenError, Opened, Options,
+    Pace, Pending, Progress, Provider, ProviderError, Signal, Wire,
 };
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};

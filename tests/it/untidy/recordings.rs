@@ -180,7 +180,7 @@ fn setting(recording: &Recording, url: &str) -> (String, Value) {
     let kind = recording.adapter.trim_end_matches("_v1");
     let dialect = if recording.adapter.ends_with("_v1") { "dialect = \"v1\"\n" } else { "" };
     let account = format!(
-        "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{url}\"\napi_key = \"upstream-key-0123456789\"\n\
+        "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{url}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\n\
          poll_after_s = 0.05\n{dialect}"
     );
     let n = recording.expected.images.max(1);

@@ -27,7 +27,7 @@ pub const INLINE: &str = "inline";
 
 /// imagepipeline's other dialect, as a second account.
 pub const V1_ACCOUNT: &str = "[providers.v1]\nkind = \"imagepipeline\"\ndialect = \"v1\"\n\
-    base_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nin_flight = 50\npoll_after_s = 0.05\n";
+    base_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\nin_flight = 50\npoll_after_s = 0.05\n";
 
 /// What must come of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
