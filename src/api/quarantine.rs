@@ -345,7 +345,7 @@ impl Api {
 /// The links among outputs, without the credentials that they may carry.
 pub(super) fn links(outputs: &[Output]) -> Vec<String> {
     let links = outputs.iter().filter_map(|output| match &output.source {
-        Source::Url(link) | Source::Preview(link) => Some(link),
+        Source::Url(link) => Some(link),
         Source::Blob(_) => None,
     });
     let plain = |link: &String| match url::Url::parse(link.trim()) {

@@ -56,8 +56,6 @@ pub struct Output {
 pub enum Source {
     /// At an address of the provider's.
     Url(String),
-    /// At an address that may be no more than a preview's.
-    Preview(String),
     /// Here already, under this SHA-256: they came inside the answer.
     Blob(String),
 }

@@ -39,8 +39,8 @@ impl Inner {
         for at in 0..task.state.outputs.len() {
             let fetched = match (&task.state.outputs[at].source, &attempt) {
                 (Source::Blob(sha256), _) => self.blobs.describe(sha256).await.map_err(NotHere::from),
-                (Source::Url(url) | Source::Preview(url), Some(attempt)) => self.download(url, attempt).await,
-                (Source::Url(_) | Source::Preview(_), None) => Err(BlobError::Truncated.into()),
+                (Source::Url(url), Some(attempt)) => self.download(url, attempt).await,
+                (Source::Url(_), None) => Err(BlobError::Truncated.into()),
             };
             match fetched {
                 Ok(saved) => {
@@ -64,8 +64,7 @@ impl Inner {
         let waited = now.since(task.state.since.unwrap_or(now));
         // Fresh links may help where these cannot.
         let hopeless = hopeless(&not_here.error) && task.state.tries > 0;
-        let preview = preview_alone(&task) && !matches!(not_here.error, BlobError::Storage(_));
-        if waited >= ASSET_WINDOW || hopeless || preview {
+        if waited >= ASSET_WINDOW || hopeless {
             return self.give_up(task, attempt, here, not_here).await;
         }
         let some = here.iter().any(Option::is_some);
@@ -170,9 +169,7 @@ impl Inner {
         if here.iter().any(Option::is_some) {
             return self.keep(task, here, attempt).await;
         }
-        let preview = preview_alone(&task);
         let code = match error {
-            _ if preview => Code::NoImageReturned,
             BlobError::NotAPicture(NotAPicture::Input) => Code::NoImageReturned,
             BlobError::Storage(_) | BlobError::Open { .. } => Code::StorageFailed,
             error if hopeless(&error) => Code::AssetRejected,
@@ -205,7 +202,7 @@ pub(super) fn renew(mut lacking: Vec<Output>, done: Done) -> Vec<Output> {
 
 fn link(output: &Output) -> Option<&str> {
     match &output.source {
-        Source::Url(url) | Source::Preview(url) => Some(url),
+        Source::Url(url) => Some(url),
         Source::Blob(_) => None,
     }
 }
@@ -229,11 +226,6 @@ pub(super) fn pictures(
         late,
     };
     here.zip(first..).map(image).collect()
-}
-
-/// Whether what was given may be no more than a preview's link.
-fn preview_alone(task: &Task) -> bool {
-    task.state.outputs.iter().any(|output| matches!(output.source, Source::Preview(_)))
 }
 
 /// Whether trying again cannot help: the address itself is closed to us, what it gives is larger than any image that is kept, or it

@@ -224,7 +224,6 @@ impl Inner {
         for made in done.images {
             let source = match made.source {
                 ImageSource::Url(url) => Source::Url(url),
-                ImageSource::Preview(url) => Source::Preview(url),
                 ImageSource::Inline(image) => match self.put(&task, &image).await {
                     Ok(saved) => {
                         held.push(saved.hold);

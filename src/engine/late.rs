@@ -32,7 +32,7 @@ const LOOK_FOR: Duration = Duration::from_hours(24);
 /// While its task is at another attempt it is looked at this often.
 const LOOK_MEANWHILE: Duration = Duration::from_secs(30);
 /// When some of its pictures are here, the others are waited for no longer than this.
-pub(super) const WAIT_FOR_OTHERS: Duration = Duration::from_mins(10);
+pub(super) const WAIT_FOR_OTHERS: Duration = Duration::from_mins(9);
 /// A failure that cost nothing is believed when it is told again after this time.
 pub(super) const BELIEVED_AFTER: Duration = Duration::from_secs(10);
 /// Late pictures are numbered from here, by attempt, so that they never take the place of others.
@@ -184,7 +184,6 @@ impl Inner {
         for image in done.images {
             let output = match image.source {
                 ImageSource::Url(link) => Source::Url(link),
-                ImageSource::Preview(link) => Source::Preview(link),
                 ImageSource::Inline(inline) => match self.keep_image(&inline).await {
                     Ok(saved) => Source::Blob(saved.sha256.clone()),
                     Err(error) => {
@@ -208,7 +207,7 @@ impl Inner {
         let outputs = std::mem::take(&mut attempt.made);
         for (at, output) in outputs.into_iter().enumerate() {
             let saved = match &output.source {
-                Source::Url(url) | Source::Preview(url) => match self.download(url, &attempt).await {
+                Source::Url(url) => match self.download(url, &attempt).await {
                     Ok(saved) => Ok(saved),
                     Err(not_here) => {
                         self.keep_oddity(task, &attempt, &not_here).await;

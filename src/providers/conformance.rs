@@ -217,11 +217,7 @@ pub fn summary(told: &Result<Progress, ProviderError>) -> String {
             format!("pending {}{progress}", pending.handle)
         }
         Ok(Progress::Done(done)) => {
-            let links = done
-                .images
-                .iter()
-                .filter(|made| matches!(made.source, ImageSource::Url(_) | ImageSource::Preview(_)))
-                .count();
+            let links = done.images.iter().filter(|made| matches!(made.source, ImageSource::Url(_))).count();
             let inline = done.images.len() - links;
             let extra = done.images.iter().filter(|made| made.kind == ImageKind::Preprocessed).count();
             assert!(!done.images.is_empty(), "a success without a picture");

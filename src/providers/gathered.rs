@@ -42,8 +42,7 @@ pub struct ErrorSaid {
 /// What an answer has given so far.
 pub struct Gathered<'a> {
     own: &'a Own,
-    structured: Vec<ImageSource>,
-    drafts: Vec<ImageSource>,
+    found: Found,
     inline: BTreeMap<String, Arc<InlineImage>>,
     /// The text of a chat.
     pub content: String,
@@ -53,8 +52,6 @@ pub struct Gathered<'a> {
     pub refusal: Option<String>,
     /// Whether it said that it was over, as opposed to breaking off.
     pub finished: bool,
-    /// Whether there was something that may be a result, and cannot be told from what is none.
-    pub doubtful: bool,
     /// What the answer says about itself: `quality`, `size`, `usage`.
     pub about: Map<String, Value>,
 }
@@ -64,14 +61,12 @@ impl<'a> Gathered<'a> {
     pub fn new(own: &'a Own) -> Self {
         Self {
             own,
-            structured: Vec::new(),
-            drafts: Vec::new(),
+            found: Found::default(),
             inline: BTreeMap::new(),
             content: String::new(),
             error: None,
             refusal: None,
             finished: false,
-            doubtful: false,
             about: Map::new(),
         }
     }
@@ -101,7 +96,13 @@ impl<'a> Gathered<'a> {
         }
         self.refused_in(&json);
         match json.get("choices").and_then(Value::as_array) {
-            Some(choices) => choices.iter().for_each(|choice| self.choice(choice, images)),
+            Some(choices) => {
+                choices.iter().for_each(|choice| self.choice(choice, images));
+                // Images beside the text, as some relays put them.
+                let beside = json.as_object().into_iter().flatten().filter(|(key, _)| *key != "choices");
+                let beside = Value::Object(beside.map(|(key, value)| (key.clone(), value.clone())).collect());
+                self.found(results::find(&beside, images, self.own));
+            }
             None => self.found(results::find(&json, images, self.own)),
         }
     }
@@ -163,17 +164,13 @@ impl<'a> Gathered<'a> {
         if self.content.len() + rest.len() <= MAX_CONTENT {
             self.content.push_str(rest);
         } else {
-            self.doubtful = true;
+            self.found.doubtful = true;
         }
     }
 
     fn found(&mut self, found: Found) {
-        self.doubtful |= found.doubtful;
         // Told again at the end of a stream, these are the same.
-        if found.images.iter().any(|image| !self.structured.contains(image)) {
-            self.structured.extend(found.images);
-        }
-        self.drafts.extend(found.drafts);
+        self.found.merge(found);
     }
 
     fn fail(&mut self, error: ErrorSaid) {
@@ -203,10 +200,15 @@ impl<'a> Gathered<'a> {
         }
     }
 
+    /// Whether there was something that may be a result, and cannot be told from what is none.
+    pub fn doubtful(&self) -> bool {
+        self.found.doubtful
+    }
+
     /// The images, each once: those with a place of their own before those in the text, a draft only where there is nothing
     /// else.
     pub fn images(&self) -> Vec<GeneratedImage> {
-        let mut images = self.structured.clone();
+        let mut images = self.found.images.clone();
         if images.is_empty() {
             for address in links::addresses(&links::without_code(&self.content), self.own) {
                 match self.inline.get(address.trim_matches(|c| MARK.contains(c))) {
@@ -219,7 +221,7 @@ impl<'a> Gathered<'a> {
             }
         }
         if images.is_empty() {
-            images.extend(self.drafts.last().cloned());
+            images.extend(self.found.drafts.last().cloned());
         }
         images.into_iter().map(|source| GeneratedImage { source, kind: ImageKind::Output }).collect()
     }

@@ -13,7 +13,7 @@ const DECOY_HOSTS: [&str; 4] = ["asyncdata.net", "videos.openai.com", "piapi.ai"
 const PLACEHOLDER: &str = "googleusercontent.com/image_generation_content";
 const ENDINGS: [&str; 6] = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"];
 const DOWNLOAD_WORDS: [&str; 3] = ["download", "下载", "click"];
-/// What is said when the picture is ready.
+/// What is said when the image is ready.
 pub(super) const DONE_WORDS: [&str; 2] = ["generation complete", "生成完成"];
 
 /// One link of the text.
@@ -80,24 +80,17 @@ pub(super) fn early(line: &str, own: &Own) -> Option<String> {
 
 fn downloads(link: &Link) -> bool {
     let text = link.text.to_lowercase();
+    // A percentage leads to how far it was then.
+    if text.trim().trim_end_matches('%').parse::<u8>().is_ok_and(|percent| percent <= 100) {
+        return false;
+    }
     let telling = DOWNLOAD_WORDS.iter().any(|word| text.contains(word));
     !decoy(link.url)
         && (telling || ends_as_image(link.url) || link.url.contains("/image/") || link.url.contains("/cdn/"))
 }
 
-/// The last resort where no picture is given: `[100](…)`, once the text says that the picture is complete. Often no more
-/// than a preview that does not open.
-pub(super) fn preview(content: &str) -> Option<String> {
-    let text = without_code(content);
-    let lower = text.to_lowercase();
-    if !DONE_WORDS.iter().any(|word| lower.contains(word)) {
-        return None;
-    }
-    let preview = links(&text).into_iter().rfind(|link| link.text.trim() == "100")?;
-    Some(preview.url.to_owned())
-}
-
-fn decoy(url: &str) -> bool {
+/// Whether an address is known to lead to no result.
+pub(super) fn decoy(url: &str) -> bool {
     if url.contains(MARK) {
         return false;
     }
@@ -208,10 +201,9 @@ mod tests {
             ["https://f.example/cdn/1.png"]
         );
         assert_eq!(found("Here: https://f.example/a.png."), ["https://f.example/a.png"]);
-        let only = "Generation complete ✅ [100](https://videos.openai.com/a.webp)";
-        assert!(found(only).is_empty());
-        assert_eq!(preview(only).as_deref(), Some("https://videos.openai.com/a.webp"));
-        assert_eq!(preview("Progress [100](https://videos.openai.com/a.webp)"), None);
+        for progress in ["https://videos.openai.com/a.webp", "https://cdn.example/a.webp"] {
+            assert!(found(&format!("Generation complete ✅ [100]({progress})")).is_empty(), "{progress}");
+        }
         assert_eq!(
             found("  https://cdn.example/x?id=1\n"),
             ["https://cdn.example/x?id=1"],
@@ -260,7 +252,6 @@ mod tests {
         fn no_text_panics(text in "[\\[\\]()!` \nhtps:/a.é\u{1f600}]{0,80}") {
             addresses(&text, &Own::default());
             early(&text, &Own::default());
-            preview(&text);
         }
     }
 }

@@ -385,8 +385,6 @@ pub struct GeneratedImage {
 pub enum ImageSource {
     /// At an address.
     Url(String),
-    /// At an address that may be no more than a preview's: worth one try.
-    Preview(String),
     /// In the answer itself.
     Inline(Arc<InlineImage>),
 }

@@ -175,6 +175,17 @@ pub struct Found {
     pub doubtful: bool,
 }
 
+impl Found {
+    /// Adds what was found elsewhere, unless all of it is known.
+    pub fn merge(&mut self, other: Self) {
+        if other.images.iter().any(|image| !self.images.contains(image)) {
+            self.images.extend(other.images);
+        }
+        self.drafts.extend(other.drafts);
+        self.doubtful |= other.doubtful;
+    }
+}
+
 /// Finds the images in a document.
 pub fn find(json: &Value, images: &Images, own: &Own) -> Found {
     let mut found = Found::default();
@@ -206,7 +217,13 @@ impl Finder<'_> {
                 self.leaf(value, key, &mut group, nested);
                 self.add(group);
             }
-            Value::Array(items) => items.iter().for_each(|item| self.value(item, key, nested)),
+            Value::Array(items) => {
+                // The same images under another name are the same images.
+                let mut list = Found::default();
+                let mut finder = Finder { images: self.images, own: self.own, found: &mut list };
+                items.iter().for_each(|item| finder.value(item, key, nested));
+                self.found.merge(list);
+            }
             Value::String(_) => {
                 let mut group = Group::default();
                 self.leaf(value, key, &mut group, nested);
@@ -281,13 +298,16 @@ impl Finder<'_> {
                 self.found.doubtful |= !ours.is_empty();
                 group.inline.extend(taken);
             } else if is_link(words) {
-                if self.own.has_link(words) {
+                if self.own.has_link(words) || links::decoy(words) {
                     self.found.doubtful = true;
                 } else {
                     let links = if listed { &mut group.listed } else { &mut group.single };
-                    if !links.iter().any(|known| known == words) {
-                        links.push(words.to_owned());
+                    if links.iter().any(|known| known == words) {
+                        continue;
                     }
+                    // Of two forms of an image this is the one that was paid for.
+                    let at = if plain.ends_with("withoutwatermark") { 0 } else { links.len() };
+                    links.insert(at, words.to_owned());
                 }
             } else {
                 // An address nobody can fetch, half an image.

@@ -103,7 +103,7 @@ impl Store {
         let mut note = |outputs: Vec<Output>| {
             on_their_way.extend(outputs.into_iter().filter_map(|output| match output.source {
                 Source::Blob(sha256) => Some(sha256),
-                Source::Url(_) | Source::Preview(_) => None,
+                Source::Url(_) => None,
             }));
         };
         for state in storing {

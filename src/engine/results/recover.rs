@@ -242,7 +242,6 @@ impl Inner {
         for image in done.images {
             let source = match image.source {
                 ImageSource::Url(link) => Source::Url(link),
-                ImageSource::Preview(link) => Source::Preview(link),
                 ImageSource::Inline(inline) => {
                     let saved =
                         self.keep_image(&inline).await.map_err(|error| unreadable(&error.to_string()))?;

@@ -51,7 +51,8 @@ struct Dialect {
 /// A job as the provider tells of it.
 struct Told {
     handle: Option<String>,
-    status: String,
+    /// Its status word; `None` when the answer was cut before it.
+    status: Option<String>,
     progress: Option<f32>,
     code: Option<String>,
     error: String,
@@ -123,6 +124,8 @@ impl Interpreter for Reading<'_> {
     fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
         if let Some(json) = part.json
             && let Some(told) = (self.api.dialect.read)(&json)
+            // What follows an answer without naming a job is no news of it.
+            && (told.handle.is_some() || self.told.is_none())
         {
             self.told = Some(told);
             self.found = results::find(&json, images, &self.about.own);
@@ -137,7 +140,13 @@ impl Interpreter for Reading<'_> {
         let Some(told) = told else { return Err(api.account.judge(on, answer)) };
         let handle = told.handle.clone().or_else(|| self.about.handle.map(str::to_owned));
         let images = std::mem::take(&mut self.found.images);
-        match status::read(&api.account.id, &told.status) {
+        let status = match &told.status {
+            Some(status) => status::read(&api.account.id, status),
+            // Cut behind the images, before the word.
+            None if !answer.whole && !images.is_empty() => Status::Done,
+            None => return Err(api.account.judge(on, answer)),
+        };
+        match status {
             Status::Done if images.is_empty() => {
                 let verdict = by_the_hour("finished without a link");
                 let error = ProviderError::new(Kind::NoImage, verdict, "the job finished without a picture");

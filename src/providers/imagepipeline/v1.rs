@@ -39,7 +39,7 @@ fn read(json: &Value) -> Option<Told> {
     let error = text(json, "error").or_else(|| text(json, "message")).or_else(|| text(json, "detail"));
     Some(Told {
         handle: json.get("job_id").and_then(job_id),
-        status: text(json, "status")?,
+        status: text(json, "status"),
         progress,
         code: text(json, "failure_reason_code").or_else(|| text(json, "error_code")),
         error: error.unwrap_or_default(),

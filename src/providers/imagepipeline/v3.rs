@@ -42,7 +42,7 @@ fn read(json: &Value) -> Option<Told> {
     let error = text(json, "error").or_else(|| text(json, "detail")).or_else(|| text(json, "message"));
     Some(Told {
         handle: json.get("id").and_then(job_id),
-        status: text(json, "status")?,
+        status: text(json, "status"),
         progress: None,
         code: None,
         error: error.unwrap_or_default(),

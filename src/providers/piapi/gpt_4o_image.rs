@@ -14,13 +14,12 @@ use super::super::links;
 use super::super::own::Own;
 use super::super::reader::{Answer, Images, Interpreter, Part};
 use super::super::{
-    About, Account, Done, GeneratedImage, ImageSource, Job, Kind, OpenError, Opened, Options, Pace, Progress,
-    Provider, ProviderError, Signal, Wire,
+    About, Account, Done, Job, Kind, OpenError, Opened, Options, Pace, Progress, Provider, ProviderError,
+    Signal, Wire,
 };
 use super::CATALOG;
 use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::catalog::{self, Route};
-use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
 use crate::domain::task::ProviderWords;
 
@@ -97,7 +96,7 @@ impl Interpreter for Reading<'_> {
         let images = gathered.images();
         if !images.is_empty() {
             let verdict = Verdict::new(Billing::Yes, "the answer holds a picture");
-            let doubtful = gathered.doubtful || answer.broken.is_some();
+            let doubtful = gathered.doubtful() || answer.broken.is_some();
             return Ok(Progress::Done(Done { handle: None, images, verdict, doubtful }));
         }
         let words = chat.words(&gathered.content);
@@ -126,11 +125,6 @@ impl Interpreter for Reading<'_> {
             let verdict = unknown("the answer was cut before a picture came");
             let error = ProviderError::new(kind, verdict, chat.account.redact(why));
             return Err(ProviderError { words, ..error });
-        }
-        if let Some(url) = links::preview(&gathered.content) {
-            let verdict = unknown("complete by its own words, with a preview's link alone");
-            let images = vec![GeneratedImage { source: ImageSource::Preview(url), kind: ImageKind::Output }];
-            return Ok(Progress::Done(Done { handle: None, images, verdict, doubtful: true }));
         }
         let (kind, detail) = chat.classify(&gathered.content);
         let error =

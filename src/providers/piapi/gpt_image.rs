@@ -84,7 +84,7 @@ impl Interpreter for Reading<'_> {
         let route = api.routes.iter().find(|route| route.provider_model == self.about.provider_model);
         let count = u32::try_from(images.len()).unwrap_or(1);
         verdict.charged = route.and_then(|route| route.price.as_ref()?.of(&drawn, count));
-        let doubtful = gathered.doubtful || answer.broken.is_some();
+        let doubtful = gathered.doubtful() || answer.broken.is_some();
         Ok(Progress::Done(Done { handle: None, images, verdict, doubtful }))
     }
 }
@@ -108,7 +108,9 @@ impl Reading<'_> {
         }
         let why = answer.cut.as_deref().unwrap_or("the answer ended without a picture");
         let verdict = unknown("no picture came, and what the call cost is not said");
-        ProviderError::new(Kind::Silent, verdict, account.redact(why))
+        // An answer that is whole speaks for the provider's health.
+        let kind = if answer.whole { Kind::NoImage } else { Kind::Silent };
+        ProviderError::new(kind, verdict, account.redact(why))
     }
 
     fn said<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {

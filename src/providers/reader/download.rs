@@ -49,7 +49,7 @@ impl Interpreter for Found {
             self.0.extend(found.into_iter().filter_map(|source| match source {
                 ImageSource::Inline(image) => Some(image),
                 // A page's links lead anywhere.
-                ImageSource::Url(_) | ImageSource::Preview(_) => None,
+                ImageSource::Url(_) => None,
             }));
         }
         Vec::new()

@@ -143,15 +143,20 @@ impl ImageWriter {
         if self.too_large {
             return Err(BrokenImage::TooLong);
         }
-        if self.buffer.lossy() || self.completeness.complete_at().is_none() {
-            return Err(BrokenImage::Cut);
-        }
+        let cut = self.buffer.lossy() || self.completeness.complete_at().is_none();
         let bytes = self.buffer.finish().await;
         let head = match bytes.in_memory() {
             Some(bytes) => bytes.clone(),
             None => bytes.head(MAX_HEADER).await.map_err(|_| BrokenImage::Cut)?,
         };
-        let header = read_header(&head).map_err(BrokenImage::Unacceptable)?;
+        let header = match read_header(&head) {
+            // One that is too large will not come to be acceptable by its end.
+            Err(too_large @ NotAPicture::TooLarge { .. }) => {
+                return Err(BrokenImage::Unacceptable(too_large));
+            }
+            _ if cut => return Err(BrokenImage::Cut),
+            header => header.map_err(BrokenImage::Unacceptable)?,
+        };
         Ok(Arc::new(InlineImage { bytes, sha256: hex::encode(self.digest.finalize()), header }))
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Number, Value};
 
 use super::Images;
 use super::text::TextReader;
+use crate::providers::links::ends_as_image;
 
 /// Deeper values are passed over.
 const MAX_DEPTH: usize = 128;
@@ -103,7 +104,7 @@ impl JsonReader {
                 }
             }
             Token::Text(mut text, _) => {
-                if let Some(text) = text.broken_off(images) {
+                if let Some(text) = text.broken_off(images, ends_as_link) {
                     self.add(Value::String(text));
                 }
             }
@@ -278,6 +279,13 @@ impl JsonReader {
             Token::Between | Token::Bare(_) => {}
         }
     }
+}
+
+/// Whether half a string is a link to an image all the same: its ending says that nothing is missing.
+fn ends_as_link(text: &str) -> bool {
+    (text.starts_with("https://") || text.starts_with("http://"))
+        && ends_as_image(text)
+        && !text.contains(['?', '#', ' '])
 }
 
 impl Escape {

@@ -310,7 +310,7 @@ impl Reading {
             Body::Unknown(first) => {
                 // White space that keeps a connection alive may come for minutes.
                 let blank = first.is_empty() && !last;
-                first.extend_from_slice(if blank { without_blanks(piece) } else { piece });
+                first.extend_from_slice(if blank { piece.trim_ascii_start() } else { piece });
                 let Some(body) = told(first, last, self.labelled, self.limits, &self.images.spool) else {
                     return Ok(());
                 };
@@ -377,8 +377,11 @@ impl Reading {
                 self.body = Body::Events(events);
             }
             Body::Text(mut text) => {
-                let text =
-                    if cut { text.broken_off(&mut self.images) } else { Some(text.end(&mut self.images)) };
+                let text = if cut {
+                    text.broken_off(&mut self.images, |_| false)
+                } else {
+                    Some(text.end(&mut self.images))
+                };
                 self.parts.extend(text.map(|text| Part::text(String::new(), text)));
                 self.body = Body::Text(TextReader::default());
             }

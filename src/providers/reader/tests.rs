@@ -298,6 +298,26 @@ fn bodies_that_are_the_image_or_its_base64() {
 }
 
 #[test]
+fn every_type_is_taken_with_what_follows_it() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/images");
+    let mut images = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap().path();
+        let image = std::fs::read(&file).unwrap();
+        for trailer in [&b""[..], b"\n", &[0; 300]] {
+            let body = [&image, trailer].concat();
+            let (found, answer) = whole(&body);
+            assert_eq!(found.images, [digest(&body)], "{} + {trailer:?}: {answer:?}", file.display());
+            let text = json!({"data": [{"b64_json": STANDARD.encode(&body)}]}).to_string();
+            let (found, answer) = whole(text.as_bytes());
+            assert_eq!(found.images, [digest(&body)], "{} + {trailer:?}, inline: {answer:?}", file.display());
+            images += 1;
+        }
+    }
+    assert!(images >= 30, "{images}");
+}
+
+#[test]
 fn the_running_text_of_a_chat_is_one_text() {
     let image = png(4, 90);
     let text = format!(

@@ -161,9 +161,13 @@ impl TextReader {
         rest
     }
 
-    /// The rest of a text that broke off: of half a word nothing is known, so only its images count.
-    pub fn broken_off(&mut self, images: &mut Images) -> Option<String> {
+    /// The rest of a text that broke off: of half a word nothing is known, so only its images count, unless it is `whole` all the
+    /// same.
+    pub fn broken_off(&mut self, images: &mut Images, whole: fn(&str) -> bool) -> Option<String> {
         let rest = self.end(images);
+        if whole(&rest) {
+            return Some(rest);
+        }
         let last = rest.rfind(MARK)?;
         Some(rest[..last + MARK.len()].to_owned())
     }
@@ -218,10 +222,10 @@ impl Run {
         match (self.escape.as_slice(), byte) {
             ([], b'=') => self.padded = true,
             ([], b'%' | b'\\') => self.escape.push(byte),
-            ([], byte) if byte.is_ascii_whitespace() => self.space(),
+            ([], byte) if byte.is_ascii_whitespace() => self.space(byte),
             ([b'\\'], b'n' | b'r' | b't') => {
                 self.escape.clear();
-                self.space();
+                self.space(if byte == b't' { b' ' } else { b'\n' });
             }
             ([b'\\'], b'/') => return self.escaped(b'/'),
             ([b'%'], byte) if byte.is_ascii_hexdigit() => self.escape.push(byte),
@@ -236,11 +240,11 @@ impl Run {
     }
 
     /// White space: the end of a line, perhaps.
-    fn space(&mut self) {
+    fn space(&mut self, byte: u8) {
         self.spaced = true;
         if self.line > 0 {
             let first = *self.first_line.get_or_insert(self.line);
-            self.even = self.line == first && first <= MAX_LINE;
+            self.even = matches!(byte, b'\n' | b'\r') && self.line == first && first <= MAX_LINE;
             self.line = 0;
         }
     }
@@ -250,7 +254,7 @@ impl Run {
         self.escape.clear();
         match byte {
             b'=' => self.padded = true,
-            byte if byte.is_ascii_whitespace() => self.space(),
+            byte if byte.is_ascii_whitespace() => self.space(byte),
             byte if is_symbol(byte) && !self.padded => {
                 self.line += 1;
                 self.image.symbols(&[byte]);
