@@ -1,15 +1,17 @@
-//! The command line.
+//! The process: what each command does.
+
+mod cli;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use easel::app::{App, Surroundings};
 use easel::blobs::BlobError;
 use easel::blobs::space::SystemSpace;
@@ -27,110 +29,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use self::cli::{Cli, Command, ConfigFile};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code for what the operator must put right before a start can succeed (EX_CONFIG).
 const BAD_CONFIGURATION: u8 = 78;
-
-/// A gateway in front of paid image-generation providers: at most one paid submission, no lost picture, every change
-/// reported.
-#[derive(Parser)]
-#[command(version, propagate_version = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run the gateway
-    Serve {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Refuse to start on a database that lacks migrations, instead of migrating it
-        #[arg(long)]
-        no_migrate: bool,
-    },
-    /// Run the gateway on simulated providers: no account, no key, no network, real PNGs
-    Demo {
-        /// Where to listen; loopback only
-        #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
-        /// Where to keep the database, the pictures and the configuration the demo runs on
-        #[arg(long, default_value = "easel-demo")]
-        data_dir: PathBuf,
-    },
-    /// Run the simulated providers alone, for staging and tests
-    Simulate {
-        /// Where to listen
-        #[arg(long, default_value = "127.0.0.1:8090")]
-        listen: SocketAddr,
-        /// Where to write down every paid request that was received
-        #[arg(long)]
-        ledger: Option<PathBuf>,
-        /// Multiplies every generation time; 0 is at once
-        #[arg(long, default_value_t = 1.0)]
-        time_scale: f64,
-        /// The same seed gives the same pictures, ids and times
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// What links to results start with; by default the address listened on
-        #[arg(long)]
-        public_url: Option<String>,
-    },
-    /// Copy a SQLite database that may be in use into a new file, whole and as of one moment
-    Backup {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Where to; must not exist yet
-        file: PathBuf,
-    },
-    /// Bring the database up to date, or move a SQLite one to Postgres
-    Migrate {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Move everything from this SQLite database (sqlite://PATH), which no gateway may be using
-        #[arg(long, requires = "to", conflicts_with = "config")]
-        from: Option<String>,
-        /// … to this Postgres database (postgres://…), which must be empty
-        #[arg(long, requires = "from")]
-        to: Option<String>,
-    },
-    /// Read the configuration and list every problem at once
-    CheckConfig {
-        #[command(flatten)]
-        config: ConfigFile,
-    },
-    /// Make, list, exchange and revoke API keys
-    Keys {
-        #[command(flatten)]
-        config: ConfigFile,
-        #[command(subcommand)]
-        command: keys::Command,
-    },
-    /// Interpret what lies in quarantine again: answers that were paid for and gave no image
-    Recover {
-        #[command(flatten)]
-        config: ConfigFile,
-        #[command(flatten)]
-        what: recover::Recover,
-    },
-    /// Print the OpenAPI document
-    Openapi,
-    /// Ask a running gateway whether it lives; for containers
-    Healthcheck {
-        #[command(flatten)]
-        config: ConfigFile,
-    },
-}
-
-#[derive(Args)]
-struct ConfigFile {
-    /// Configuration file; `easel.toml` in the working directory when there is one
-    #[arg(long, env = "EASEL_CONFIG")]
-    config: Option<PathBuf>,
-}
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, Problems> {

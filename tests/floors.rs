@@ -11,7 +11,7 @@ const FLOORS: [(u8, &[&str]); 6] = [
     (2, &["providers", "store", "blobs"]),
     (3, &["engine"]),
     (4, &["api", "console"]),
-    (5, &["main", "app", "config", "telemetry", "server", "demo", "keys", "recover", "reload"]),
+    (5, &["main", "app", "cli", "config", "telemetry", "server", "demo", "keys", "recover", "reload"]),
 ];
 
 fn floor(room: &str) -> Option<u8> {

@@ -48,6 +48,16 @@ pub struct Output {
     pub source: Source,
     /// What it shows.
     pub kind: ImageKind,
+    /// Which of the answer's images it is, counted from 0, where others of them are not beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<usize>,
+}
+
+impl Output {
+    /// One whose place is where it stands.
+    pub const fn new(source: Source, kind: ImageKind) -> Self {
+        Self { source, kind, place: None }
+    }
 }
 
 /// Where a picture's bytes are.

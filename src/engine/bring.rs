@@ -17,7 +17,7 @@ use crate::domain::quarantine::QuarantineKind;
 use crate::domain::task::{Event, Failure, Output, Source, Task};
 use crate::net::guarded::FetchError;
 use crate::net::policy::Refused;
-use crate::providers::{Done, ImageSource, Progress};
+use crate::providers::{Done, GeneratedImage, ImageSource, Progress};
 
 /// How long an image that exists is tried for.
 const ASSET_WINDOW: Duration = Duration::from_hours(24);
@@ -35,7 +35,7 @@ impl Inner {
             None => None,
         };
         let mut here: Vec<Option<Saved>> = Vec::new();
-        let mut lacking: Option<NotHere> = None;
+        let mut not_here: Option<NotHere> = None;
         for at in 0..task.state.outputs.len() {
             let fetched = match (&task.state.outputs[at].source, &attempt) {
                 (Source::Blob(sha256), _) => self.blobs.describe(sha256).await.map_err(NotHere::from),
@@ -47,20 +47,20 @@ impl Inner {
                     task.state.outputs[at].source = Source::Blob(saved.sha256.clone());
                     here.push(Some(saved));
                 }
-                Err(not_here) => {
-                    tracing::warn!(task.id = %task.id, at, error = %not_here.error, "a picture has not come");
+                Err(this) => {
+                    tracing::warn!(task.id = %task.id, at, error = %this.error, "a picture has not come");
                     if let Some(attempt) = &attempt {
-                        self.keep_oddity(&task, attempt, &not_here).await;
+                        self.keep_oddity(&task, attempt, &this).await;
                     }
                     // With any that may yet come, none is given up.
-                    if lacking.as_ref().is_none_or(|before| hopeless(&before.error)) {
-                        lacking = Some(not_here);
+                    if not_here.as_ref().is_none_or(|before| hopeless(&before.error)) {
+                        not_here = Some(this);
                     }
                     here.push(None);
                 }
             }
         }
-        let Some(not_here) = lacking else { return self.keep(task, here, None).await };
+        let Some(not_here) = not_here else { return self.keep(task, here, None).await };
         let waited = now.since(task.state.since.unwrap_or(now));
         // Fresh links may help where these cannot.
         let hopeless = hopeless(&not_here.error) && task.state.tries > 0;
@@ -68,10 +68,17 @@ impl Inner {
             return self.give_up(task, attempt, here, not_here).await;
         }
         let some = here.iter().any(Option::is_some);
-        if let (true, Some(attempt)) = (some && waited >= WAIT_FOR_OTHERS, attempt) {
-            return self.keep_some(task, attempt, here).await;
+        let attempt = match attempt {
+            Some(attempt) if some && waited >= WAIT_FOR_OTHERS => {
+                return self.keep_some(task, attempt, here).await;
+            }
+            attempt => attempt,
+        };
+        if let Some(attempt) = &attempt {
+            let mut outputs = std::mem::take(&mut task.state.outputs);
+            self.renew(attempt, &mut outputs, &task).await;
+            task.state.outputs = outputs;
         }
-        self.freshen(&mut task).await;
         let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
         let pause = pause.max(not_here.retry_after());
         let pause = if some { pause.min(WAIT_FOR_OTHERS.saturating_sub(waited)) } else { pause };
@@ -81,7 +88,9 @@ impl Inner {
     /// Keeps what a link gave in place of an image, when it is nothing that passes: a page or an error may be gone in a minute,
     /// bytes nobody can read may never come again.
     pub(super) async fn keep_oddity(&self, task: &Task, attempt: &Attempt, not_here: &NotHere) {
-        let Some(evidence) = &not_here.evidence else { return };
+        // The beginning of an image is no oddity: all of it may come.
+        let cut = matches!(&not_here.error, BlobError::Truncated | BlobError::Fetch(FetchError::Broken(_)));
+        let Some(evidence) = not_here.evidence.as_ref().filter(|_| !cut) else { return };
         let Ok(head) = evidence.body.head(512).await else { return };
         if !head.is_empty() && std::str::from_utf8(&head).is_err() {
             let reason = not_here.error.to_string();
@@ -90,30 +99,18 @@ impl Inner {
     }
 
     /// Asks the provider for its links once more: those it gave may have died in the meantime.
-    async fn freshen(&self, task: &mut Task) {
-        let Some(attempt) = self.attempt(task).await else { return };
+    pub(super) async fn renew(&self, attempt: &Attempt, outputs: &mut [Output], task: &Task) {
         let Some((lane, handle)) = self.lane(&attempt.provider).zip(attempt.handle.as_deref()) else {
             return;
         };
-        let Ok(Progress::Done(done)) = self.check(&lane, &attempt, handle, &task.request).await.outcome
-        else {
-            return;
-        };
-        if done.images.len() == task.state.outputs.len() {
-            for (output, image) in task.state.outputs.iter_mut().zip(done.images) {
-                if let (Source::Url(old), ImageSource::Url(fresh)) = (&mut output.source, image.source) {
-                    *old = fresh;
-                }
-            }
-        } else {
-            task.state.outputs = renew(std::mem::take(&mut task.state.outputs), done);
+        if let Ok(Progress::Done(done)) = self.check(&lane, attempt, handle, &task.request).await.outcome {
+            renew(outputs, &done);
         }
     }
 
     /// Some have waited long enough for the others: the task ends with them, and the others follow as a late result.
     async fn keep_some(&self, task: Box<Task>, mut attempt: Attempt, here: Vec<Option<Saved>>) {
-        let lacking = task.state.outputs.iter().zip(&here).filter(|(_, here)| here.is_none());
-        attempt.made = lacking.map(|(output, _)| output.clone()).collect();
+        attempt.made = lacking(&task, &here);
         attempt.look_at = Some(self.clock.now() + LOOK_AFTER);
         self.keep(task, here, Some(attempt)).await;
     }
@@ -163,8 +160,7 @@ impl Inner {
         if let Some(attempt) = &mut attempt {
             let evidence = evidence.as_ref();
             self.quarantine(&task, attempt, QuarantineKind::Download, &error.to_string(), evidence).await;
-            let lacking = task.state.outputs.iter().zip(&here).filter(|(_, here)| here.is_none());
-            attempt.made = lacking.map(|(output, _)| output.clone()).collect();
+            attempt.made = lacking(&task, &here);
         }
         if here.iter().any(Option::is_some) {
             return self.keep(task, here, attempt).await;
@@ -183,27 +179,33 @@ impl Inner {
     }
 }
 
-/// Outputs whose links are dead, with links that are not among them in their place.
-pub(super) fn renew(mut lacking: Vec<Output>, done: Done) -> Vec<Output> {
-    let known: Vec<String> = lacking.iter().filter_map(|output| link(output).map(str::to_owned)).collect();
-    let mut fresh = done.images.into_iter().filter_map(|image| match image.source {
-        ImageSource::Url(url) if !known.contains(&url) => Some(url),
-        _ => None,
-    });
-    for output in &mut lacking {
-        if let Source::Url(old) = &mut output.source
-            && let Some(url) = fresh.next()
-        {
-            *old = url;
-        }
-    }
-    lacking
+/// The outputs that are not here.
+fn lacking(task: &Task, here: &[Option<Saved>]) -> Vec<Output> {
+    let outputs = task.state.outputs.iter().zip(here).enumerate();
+    let lacking = outputs.filter(|(_, (_, here))| here.is_none());
+    lacking.map(|(at, (output, _))| Output { place: Some(at), ..output.clone() }).collect()
 }
 
-fn link(output: &Output) -> Option<&str> {
-    match &output.source {
-        Source::Url(url) => Some(url),
-        Source::Blob(_) => None,
+/// Gives outputs that are still links the fresh links to the same images: one that differs from the old one in its query alone,
+/// or the one in the same place.
+fn renew(outputs: &mut [Output], done: &Done) {
+    let link = |image: &GeneratedImage| match &image.source {
+        ImageSource::Url(url) => Some(url.clone()),
+        ImageSource::Inline(_) => None,
+    };
+    let fresh: Vec<Option<String>> = done.images.iter().map(link).collect();
+    let path = |url: &str| url.split(['?', '#']).next().unwrap_or(url).to_owned();
+    for (at, output) in outputs.iter_mut().enumerate() {
+        let place = output.place.unwrap_or(at);
+        let Source::Url(old) = &mut output.source else { continue };
+        if fresh.iter().flatten().any(|url| url == old) {
+            continue;
+        }
+        let mut signed_anew = fresh.iter().flatten().filter(|url| path(url) == path(old));
+        let same = signed_anew.next().filter(|_| signed_anew.next().is_none());
+        if let Some(url) = same.or(fresh.get(place).and_then(Option::as_ref)) {
+            old.clone_from(url);
+        }
     }
 }
 

@@ -28,9 +28,6 @@ const ASK_AGAIN: u32 = 3;
 /// How long a provider may deny knowing a job it accepted.
 const MISSING_FOR: Duration = Duration::from_mins(10);
 
-/// How often a picture that lies in memory alone is tried to be written, at up to 5 s each.
-const KEEP_TRYING: u32 = 300;
-
 /// Performs what the task's phase calls for.
 pub(super) async fn run(engine: &Inner, task: Box<Task>) {
     let span = engine.step(&task);
@@ -84,6 +81,7 @@ impl Inner {
             Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,
             Ok(Progress::Done(done)) => {
                 self.keep_evidence(&task, &attempt, kept).await;
+                // What could not be read can be asked for again.
                 self.produce(task, attempt, done).await;
             }
             Ok(Progress::Failed(error)) if task.state.stopping.is_some() => {
@@ -199,12 +197,12 @@ impl Inner {
         self.save(task, Step::new(Event::Stay(progress), wake_at)).await;
     }
 
-    /// Keeps a picture that came inside an answer, however long the disk refuses: nobody can be asked for it again.
+    /// Keeps a picture that came inside an answer, however long the store refuses: nobody can be asked for it again.
     async fn put(&self, task: &Task, image: &InlineImage) -> Result<Saved, BlobError> {
         let mut tries = 0;
         loop {
             match self.keep_image(image).await {
-                Err(BlobError::Storage(error)) if tries < KEEP_TRYING => {
+                Err(BlobError::Storage(error)) => {
                     tries += 1;
                     tracing::error!(task.id = %task.id, %error, tries, "a paid picture cannot be written; trying again");
                     tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5)))
@@ -215,8 +213,10 @@ impl Inner {
         }
     }
 
-    /// The provider has made pictures: what came inside the answer is kept at once, links are committed, then fetched.
-    pub(super) async fn produce(&self, task: Box<Task>, mut attempt: Attempt, done: Done) {
+    /// The provider has made pictures: what came inside the answer is kept at once, links are committed, then fetched. Whether
+    /// all of them could be read.
+    pub(super) async fn produce(&self, task: Box<Task>, mut attempt: Attempt, done: Done) -> bool {
+        let count = done.images.len();
         let now = self.clock.now();
         let mut outputs = Vec::with_capacity(done.images.len());
         // In hand until the row that names them is committed.
@@ -235,7 +235,7 @@ impl Inner {
                     }
                 },
             };
-            outputs.push(Output { source, kind: made.kind });
+            outputs.push(Output::new(source, made.kind));
         }
         if attempt.state != AttemptState::Succeeded {
             self.observed.succeeded(&attempt.provider, now.since(attempt.started_at));
@@ -254,14 +254,17 @@ impl Inner {
                 },
                 "the answer's pictures could not be read",
             );
-            return self.over(task, attempt, AttemptState::NoImage, error).await;
+            self.over(task, attempt, AttemptState::NoImage, error).await;
+            return false;
         }
+        let all = outputs.len() == count;
         let saved = self.save(task, Step::leased(Event::Produce(outputs)).closing(attempt)).await;
         drop(held);
         if let Some(task) = saved {
             crash("links.committed");
             trace::span("task.save").around(self.bring(task)).await;
         }
+        all
     }
 
     /// A charge far beyond the price is not believed, and somebody should look at it.

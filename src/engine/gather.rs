@@ -37,10 +37,8 @@ impl Inner {
             let step = Step { wake_at: None, ..Step::new(Event::Stay(progress), self.clock.now()) };
             return self.save(task, step).await.is_some();
         }
-        let outputs: Vec<Output> = images
-            .into_iter()
-            .map(|image| Output { source: Source::Blob(image.sha256), kind: image.kind })
-            .collect();
+        let outputs: Vec<Output> =
+            images.into_iter().map(|image| Output::new(Source::Blob(image.sha256), image.kind)).collect();
         let now = self.clock.now();
         if outputs.is_empty() {
             let failed = parts.iter().find_map(|part| part.state.failure.clone());

@@ -127,7 +127,7 @@ impl Inner {
             };
             let step = match signal {
                 Signal::Image(url) => {
-                    let output = Output { source: Source::Url(url), kind: ImageKind::Output };
+                    let output = Output::new(Source::Url(url), ImageKind::Output);
                     let mut attempt = attempt.clone();
                     attempt.state = AttemptState::Accepted;
                     attempt.judge(Verdict::new(Billing::Yes, "a picture's link came"));
@@ -154,28 +154,36 @@ impl Inner {
         (task, answer)
     }
 
-    /// What the answer comes to. Its bytes are let go of once that is durable.
+    /// What the answer comes to. Its bytes are let go of once that is durable, and they are in quarantine where they belong
+    /// there; whatever happens in between, they are found in the spool.
     pub(super) async fn answered(&self, lane: &Lane, task: Box<Task>, attempt: Attempt, answered: Answered) {
-        if let Some(reason) = reason(&answered) {
-            let evidence = answered.evidence.as_ref();
-            self.quarantine(&task, &attempt, QuarantineKind::Answer, &reason, evidence).await;
-        }
-        self.act_on(lane, task, attempt, answered.outcome).await;
-        if let Some(evidence) = answered.evidence {
+        let (about, reason) = ((task.clone(), attempt.clone()), reason(&answered));
+        let all = self.act_on(lane, task, attempt, answered.outcome).await;
+        let reason = reason.or_else(|| (!all).then(|| "images inside it could not be read".to_owned()));
+        let Some(evidence) = answered.evidence else { return };
+        let kept = match reason {
+            Some(reason) => {
+                let (task, attempt) = &about;
+                self.quarantine(task, attempt, QuarantineKind::Answer, &reason, Some(&evidence)).await
+            }
+            None => true,
+        };
+        if kept {
             evidence.body.acted_on();
         }
     }
 
+    /// Does what the answer asks for; whether all of it could be read.
     async fn act_on(
         &self,
         lane: &Lane,
         mut task: Box<Task>,
         mut attempt: Attempt,
         answer: Result<Progress, ProviderError>,
-    ) {
+    ) -> bool {
         let now = self.clock.now();
         match answer {
-            Ok(Progress::Done(done)) => self.produce(task, attempt, done).await,
+            Ok(Progress::Done(done)) => return self.produce(task, attempt, done).await,
             Ok(Progress::Pending(pending)) => {
                 attempt.state = AttemptState::Accepted;
                 attempt.handle = Some(pending.handle);
@@ -200,6 +208,7 @@ impl Inner {
                 self.over(task, attempt, state, error).await;
             }
         }
+        true
     }
 
     /// The first of the task's routes that is still in question, still configured and open just now, planned anew.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use http::HeaderMap;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -17,6 +17,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::errors::{On, Rows, Strange};
+use super::head;
 use super::reader::{self, Answer, Images, Interpreter, Limits, Part};
 use super::value::text;
 use super::{Answered, Kind, Progress, ProviderError, Signal, Wire};
@@ -24,7 +25,7 @@ use crate::domain::attempt::{Billing, Verdict};
 use crate::domain::task::ProviderWords;
 use crate::net::Net;
 use crate::net::paid::{NotSent, Order, PaidError};
-use crate::spool::{Evidence, Head, Spool};
+use crate::spool::{Evidence, Spool};
 
 /// Without a byte for this long an answer is dead.
 const IDLE: Duration = Duration::from_secs(90);
@@ -39,25 +40,6 @@ const WHOLE_POLL: Duration = Duration::from_mins(3);
 const LINES: usize = 100_000;
 /// How much of a provider's message is kept.
 const MAX_WORDS: usize = 500;
-/// The longest rest a provider can ask for.
-const MAX_REST: Duration = Duration::from_mins(15);
-/// Headers of an answer that are kept as evidence, and prefixes of such.
-const KEPT_HEADERS: [&str; 12] = [
-    "cf-mitigated",
-    "cf-ray",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "date",
-    "finish-reason",
-    "retry-after",
-    "server",
-    "via",
-    "x-request-id",
-    "x-trace-id",
-];
-const KEPT_PREFIXES: [&str; 3] = ["openai-", "x-ratelimit-", "request-id"];
-
 /// One configured account.
 #[derive(Clone)]
 pub struct Account {
@@ -138,7 +120,7 @@ impl Account {
             Err(error) => return Answered::without_evidence(Err(error)),
         };
         let (head, body) = response.into_parts();
-        let head = kept(head.status.as_u16(), &head.headers);
+        let head = head::kept(head.status.as_u16(), &head.headers);
         let body = body.into_data_stream().map(|piece| piece.map_err(|e| e.to_string())).boxed();
         let limits = self.limits(IDLE, WHOLE);
         let evidence = self.spool.answer(name, &head);
@@ -215,7 +197,7 @@ impl Account {
             ProviderError::new(Kind::Unreachable, unknown("a poll proves nothing"), detail)
         };
         let response = request.send().await.map_err(failed)?;
-        let head = kept(response.status().as_u16(), response.headers());
+        let head = head::kept(response.status().as_u16(), response.headers());
         let body = response.bytes_stream().map(|piece| piece.map_err(|e| e.to_string())).boxed();
         let (limits, evidence) = (self.limits(IDLE_POLL, WHOLE_POLL), self.spool.buffer());
         Ok(reader::read((head, body), limits, evidence, &self.spool, interpreter, None).await)
@@ -345,31 +327,6 @@ pub fn unknown(evidence: &str) -> Verdict {
     Verdict::new(Billing::Unknown, evidence)
 }
 
-/// What is kept of an answer's head.
-fn kept(status: u16, headers: &HeaderMap) -> Head {
-    let names = headers.iter().filter(|(name, _)| {
-        let name = name.as_str();
-        KEPT_HEADERS.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    });
-    let lossy = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    Head {
-        status,
-        headers: names.map(|(name, value)| (name.as_str().to_owned(), lossy(value))).collect(),
-        retry_after: retry_after(headers),
-    }
-}
-
-/// Seconds, or a date measured against the answer's own `Date`; clamped to what is sensible.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| *seconds >= 0.0) {
-        return Some(Duration::try_from_secs_f64(seconds).unwrap_or(MAX_REST).min(MAX_REST));
-    }
-    let until = httpdate::parse_http_date(text).ok()?;
-    let sent = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
-    Some(until.duration_since(sent).unwrap_or_default().min(MAX_REST))
-}
-
 /// A provider's error code and message, wherever they stand in its answer.
 fn words(answer: &Answer) -> (Option<String>, String) {
     let Some(json) = &answer.json else {
@@ -392,28 +349,4 @@ fn words(answer: &Answer) -> (Option<String>, String) {
         "/errors/0",
     ]);
     (code, message.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rests_are_clamped() {
-        let parse = |value: &str, date: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, value.parse().unwrap());
-            date.map(|date| headers.insert(DATE, date.parse().unwrap()));
-            retry_after(&headers).map(|rest| rest.as_millis())
-        };
-        let now = "Sun, 22 Nov 2026 10:00:00 GMT";
-        assert_eq!(parse("7", None), Some(7_000));
-        assert_eq!(parse("0.25", None), Some(250));
-        assert_eq!(parse("999999999", None), Some(900_000));
-        assert_eq!(parse("inf", None), Some(900_000));
-        assert_eq!(parse("-5", None), None);
-        assert_eq!(parse("Sun, 22 Nov 2026 10:01:00 GMT", Some(now)), Some(60_000));
-        assert_eq!(parse("Sun, 22 Nov 2020 10:01:00 GMT", Some(now)), Some(0));
-        assert_eq!(parse("Fri, 31 Dec 9999 23:59:59 GMT", Some(now)), Some(900_000));
-    }
 }

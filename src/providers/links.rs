@@ -7,8 +7,10 @@ use super::ImageSource;
 use super::own::Own;
 use super::reader::{Images, MARK};
 
-/// Hosts whose links are previews, progress or pages, never the result.
-const DECOY_HOSTS: [&str; 4] = ["asyncdata.net", "videos.openai.com", "piapi.ai", "openai.com"];
+/// Hosts whose links are previews or progress, never the result, with all hosts below them…
+const DECOY_HOSTS: [&str; 2] = ["asyncdata.net", "videos.openai.com"];
+/// …and hosts of pages about the service; hosts below these hold results, too.
+const PAGE_HOSTS: [&str; 4] = ["piapi.ai", "www.piapi.ai", "openai.com", "www.openai.com"];
 /// A link that stands for an image and leads to none.
 const PLACEHOLDER: &str = "googleusercontent.com/image_generation_content";
 const ENDINGS: [&str; 6] = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"];
@@ -48,8 +50,9 @@ pub fn images(content: &str, images: &Images, own: &Own) -> Vec<ImageSource> {
 /// Addresses of images, and marks of inline ones, each once and in order.
 pub fn addresses(text: &str, own: &Own) -> Vec<String> {
     let links: Vec<Link> = links(text).into_iter().filter(|link| !own.has_link(link.url)).collect();
-    let bare: Vec<&str> =
-        bare_urls(text).into_iter().filter(|url| !decoy(url) && !own.has_link(url)).collect();
+    let progress = |url: &str| links.iter().any(|link| link.url == url && is_percentage(link.text));
+    let bare = bare_urls(text).into_iter();
+    let bare: Vec<&str> = bare.filter(|url| !decoy(url) && !own.has_link(url) && !progress(url)).collect();
     let alone = text.trim();
     let chosen: Vec<&str> = [
         links.iter().filter(|link| link.image && !decoy(link.url)).map(|link| link.url).collect::<Vec<_>>(),
@@ -80,13 +83,17 @@ pub(super) fn early(line: &str, own: &Own) -> Option<String> {
 
 fn downloads(link: &Link) -> bool {
     let text = link.text.to_lowercase();
-    // A percentage leads to how far it was then.
-    if text.trim().trim_end_matches('%').parse::<u8>().is_ok_and(|percent| percent <= 100) {
+    if is_percentage(&text) {
         return false;
     }
     let telling = DOWNLOAD_WORDS.iter().any(|word| text.contains(word));
     !decoy(link.url)
         && (telling || ends_as_image(link.url) || link.url.contains("/image/") || link.url.contains("/cdn/"))
+}
+
+/// A link whose text is a percentage leads to how far the image was then.
+fn is_percentage(text: &str) -> bool {
+    text.trim().trim_end_matches('%').parse::<u8>().is_ok_and(|percent| percent <= 100)
 }
 
 /// Whether an address is known to lead to no result.
@@ -100,6 +107,7 @@ pub(super) fn decoy(url: &str) -> bool {
     let Ok(url) = Url::parse(url) else { return true };
     let Some(host) = url.host_str() else { return true };
     !matches!(url.scheme(), "http" | "https")
+        || PAGE_HOSTS.contains(&host)
         || DECOY_HOSTS
             .iter()
             .any(|decoy| host == *decoy || host.strip_suffix(decoy).is_some_and(|sub| sub.ends_with('.')))

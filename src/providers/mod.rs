@@ -8,9 +8,12 @@ pub mod call;
 mod conformance;
 mod errors;
 mod gathered;
+mod head;
 mod imagepipeline;
+mod inputs;
 mod kind;
 pub mod links;
+mod outcome;
 mod own;
 pub mod piapi;
 pub mod reader;
@@ -27,27 +30,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 pub use call::{Account, Shown};
 pub use errors::{On, Row, Rows};
+pub use inputs::{Input, Inputs};
 pub use kind::{Follow, Kind};
+pub use outcome::{Answered, Done, GeneratedImage, ImageSource, Pending, Progress, ProviderError, Signal};
 pub use own::{Own, sent};
 pub use reader::{InlineImage, Interpreter};
 pub use wire::{Part, Wire, WireBody};
 
-use crate::domain::attempt::Verdict;
-use crate::domain::catalog::{Offer, Route};
+use crate::domain::catalog::Route;
 use crate::domain::id::AttemptId;
-use crate::domain::image::{ImageKind, MediaType};
-use crate::domain::param::{Carrier, ParamName};
-use crate::domain::request::{GenerateRequest, ImageInput};
-use crate::domain::task::ProviderWords;
-use crate::spool::Evidence;
+use crate::domain::request::GenerateRequest;
 
 /// An adapter kind: what a `[providers.*]` block names as `kind`.
 pub struct KindEntry {
@@ -253,73 +250,6 @@ impl<'a> About<'a> {
     }
 }
 
-/// Input images as they travel to the provider.
-#[derive(Debug, Clone, Default)]
-pub struct Inputs {
-    /// `images[]`
-    pub images: Vec<Input>,
-    /// `mask`
-    pub mask: Option<Input>,
-    /// `loras[].image`, one for each LoRA.
-    pub loras: Vec<Option<Input>>,
-    /// `controls[].image`, one for each control.
-    pub controls: Vec<Input>,
-}
-
-/// One input image.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// The provider fetches it.
-    Url(String),
-    /// It is sent along.
-    Bytes {
-        /// Its type.
-        media_type: MediaType,
-        /// Its bytes.
-        bytes: Bytes,
-    },
-}
-
-impl Inputs {
-    /// What a request's inputs would be, without fetching or reading any: for a dry run.
-    pub fn sketch(request: &GenerateRequest, offer: &Offer) -> Self {
-        let sketch = |input: &ImageInput, name: ParamName| match &input.url {
-            Some(url) if offer.carriers(name).contains(&Carrier::Url) => Input::Url(url.clone()),
-            _ if offer.carriers(name) == [Carrier::Url] => {
-                Input::Url("(a signed address of this gateway)".to_owned())
-            }
-            _ => Input::Bytes { media_type: MediaType::Png, bytes: Bytes::new() },
-        };
-        let mask = request.mask.as_ref().filter(|_| offer.carriers(ParamName::Mask) == [Carrier::Multipart]);
-        Self {
-            images: request.images.iter().map(|input| sketch(input, ParamName::Images)).collect(),
-            mask: mask.map(|input| sketch(input, ParamName::Mask)),
-            loras: request
-                .loras
-                .iter()
-                .map(|lora| Some(sketch(lora.image.as_ref()?, ParamName::Loras)))
-                .collect(),
-            controls: request
-                .controls
-                .iter()
-                .map(|control| sketch(&control.image, ParamName::Controls))
-                .collect(),
-        }
-    }
-}
-
-impl Input {
-    /// As one string: the address, or a `data:` URI.
-    pub fn as_text(&self) -> String {
-        match self {
-            Self::Url(url) => url.clone(),
-            Self::Bytes { media_type, bytes } => {
-                format!("data:{};base64,{}", media_type.as_str(), BASE64.encode(bytes))
-            }
-        }
-    }
-}
-
 /// Where a provider can ring.
 #[derive(Debug, Clone)]
 pub struct Callback {
@@ -327,119 +257,4 @@ pub struct Callback {
     pub url: String,
     /// A secret the provider repeats in a header, where it can.
     pub secret: String,
-}
-
-/// What is known before a submission's answer is complete.
-#[derive(Debug)]
-pub enum Signal {
-    /// How far it is, 0 to 1.
-    Progress(f32),
-    /// The first link to a finished picture: worth keeping at once.
-    Image(String),
-}
-
-/// What a provider says of a job.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Progress {
-    /// It is at work.
-    Pending(Pending),
-    /// It is done, and there are pictures.
-    Done(Done),
-    /// It says in so many words that it failed.
-    Failed(ProviderError),
-}
-
-/// A job a provider is at work on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pending {
-    /// The provider's id for it.
-    pub handle: String,
-    /// How far it is, 0 to 1.
-    pub progress: Option<f32>,
-}
-
-/// A job a provider has done.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Done {
-    /// The provider's id for it, when it has one.
-    pub handle: Option<String>,
-    /// The images; never empty.
-    pub images: Vec<GeneratedImage>,
-    /// What it charged.
-    pub verdict: Verdict,
-    /// Whether the answer holds more that may be an image, and could not be read or told from what is none.
-    pub doubtful: bool,
-}
-
-/// An image a provider has made.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GeneratedImage {
-    /// Where it is.
-    pub source: ImageSource,
-    /// What it shows.
-    pub kind: ImageKind,
-}
-
-/// Where a fresh image is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ImageSource {
-    /// At an address.
-    Url(String),
-    /// In the answer itself.
-    Inline(Arc<InlineImage>),
-}
-
-/// What came of a call.
-#[derive(Debug)]
-pub struct Answered {
-    /// What the answer comes to.
-    pub outcome: Result<Progress, ProviderError>,
-    /// Its bytes, when there was an answer.
-    pub evidence: Option<Evidence>,
-}
-
-impl Answered {
-    /// Nothing came that could be kept.
-    pub fn without_evidence(outcome: Result<Progress, ProviderError>) -> Self {
-        Self { outcome, evidence: None }
-    }
-}
-
-/// A provider's refusal or failure, judged.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{kind:?}: {detail}")]
-pub struct ProviderError {
-    /// What kind of trouble it is.
-    pub kind: Kind,
-    /// Whether it was charged, and how that is known.
-    pub verdict: Verdict,
-    /// What happened, in a sentence.
-    pub detail: String,
-    /// The provider's own words, redacted.
-    pub words: ProviderWords,
-    /// How long the provider asks to be left alone.
-    pub retry_after: Option<Duration>,
-    /// How long a submission of unknown outcome is looked for, where that is shorter than the provider's usual time.
-    pub window: Option<Duration>,
-    /// The provider's id for the job that it speaks of, when it names one.
-    pub job_id: Option<String>,
-    /// Whether a failure that cost nothing is final. Where it is not, the provider may change its mind: it is believed when
-    /// it says so twice.
-    pub settled: bool,
-}
-
-impl ProviderError {
-    /// An error without words of the provider's.
-    pub fn new(kind: Kind, verdict: Verdict, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            verdict,
-            detail: detail.into(),
-            words: ProviderWords::default(),
-            retry_after: None,
-            window: None,
-            job_id: None,
-            settled: true,
-        }
-    }
 }

@@ -69,7 +69,9 @@ const RESULTS: &[&str] = &[
     "pictures",
     "prediction",
     "predictions",
+    "resource",
     "resourceurl",
+    "resourcewithoutwatermark",
     "response",
     "result",
     "resultimage",
@@ -151,6 +153,7 @@ const PREVIEWS: &[&str] = &[
     "previewimage",
     "previews",
     "previewurl",
+    "progress",
     "progressimage",
     "progressimages",
     "progressimageurl",
@@ -298,16 +301,17 @@ impl Finder<'_> {
                 self.found.doubtful |= !ours.is_empty();
                 group.inline.extend(taken);
             } else if is_link(words) {
-                if self.own.has_link(words) || links::decoy(words) {
+                let link = bare(words);
+                if self.own.has_link(&link) || links::decoy(&link) {
                     self.found.doubtful = true;
                 } else {
                     let links = if listed { &mut group.listed } else { &mut group.single };
-                    if links.iter().any(|known| known == words) {
+                    if links.contains(&link) {
                         continue;
                     }
                     // Of two forms of an image this is the one that was paid for.
                     let at = if plain.ends_with("withoutwatermark") { 0 } else { links.len() };
-                    links.insert(at, words.to_owned());
+                    links.insert(at, link);
                 }
             } else {
                 // An address nobody can fetch, half an image.
@@ -333,6 +337,12 @@ impl Finder<'_> {
 /// A key without case, blanks and underscores.
 fn plain(key: &str) -> String {
     key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// A link without what stands around it, and with a scheme.
+fn bare(words: &str) -> String {
+    let link = words.trim_matches(['<', '>', '"', '\'']).trim();
+    if link.starts_with("//") { format!("https:{link}") } else { link.to_owned() }
 }
 
 fn is_link(words: &str) -> bool {

@@ -158,9 +158,11 @@ impl SpoolBuffer {
         }
     }
 
-    /// The body as far as it came.
+    /// The body as far as it came. The answer to a paid call is in its file by now, however short it is.
     pub async fn finish(mut self) -> Spooled {
-        self.settle().await;
+        if self.answer.is_some() && !self.tail.is_empty() {
+            self.write().await;
+        }
         let tail = Bytes::from(std::mem::take(&mut self.tail));
         let bytes = tail.len() as u64;
         let held = Arc::new(Held { spool: self.spool.clone(), bytes });

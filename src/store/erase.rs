@@ -33,11 +33,16 @@ impl Store {
 }
 
 async fn erase(mut conn: Conn<'_>, tenant: String, id: TaskId, now: Millis) -> Result<Erasure, StoreError> {
-    const WITH_PARTS: &str = concat!(
-        "SELECT ",
-        columns!(),
-        " FROM tasks WHERE id = $1 OR parent_id = $1 ORDER BY parent_id IS NOT NULL"
-    );
+    macro_rules! with_parts {
+        ($lock:literal) => {
+            concat!(
+                "SELECT ",
+                columns!(),
+                " FROM tasks WHERE id = $1 OR parent_id = $1 ORDER BY parent_id IS NOT NULL",
+                $lock
+            )
+        };
+    }
     const RESTS: &str = concat!("SELECT COUNT(*) FROM tasks t WHERE t.id = $1 AND ", at_rest!());
     const ROWS: [&str; 2] = [
         "DELETE FROM events WHERE task_id = $1 OR task_id IN (SELECT id FROM tasks WHERE parent_id = $1)",
@@ -45,7 +50,9 @@ async fn erase(mut conn: Conn<'_>, tenant: String, id: TaskId, now: Millis) -> R
     ];
     const UNLABEL: &str = "DELETE FROM task_labels WHERE owner = $1 AND label = $2 AND task_id = $3";
     let name = id.to_string();
-    let rows: Vec<Row> = on!(&mut conn, c => sqlx::query_as(WITH_PARTS).bind(&name).fetch_all(c).await)?;
+    // Locked from here on: whoever adds to the task does so before, and it goes, or finds it erased.
+    let sql = conn.pick(with_parts!(""), with_parts!(" FOR UPDATE"));
+    let rows: Vec<Row> = on!(&mut conn, c => sqlx::query_as(sql).bind(&name).fetch_all(c).await)?;
     let mut tasks = rows.into_iter().map(Task::try_from).collect::<Result<Vec<_>, _>>()?;
     let Some(whole) =
         tasks.first().filter(|task| task.id == id && task.tenant == tenant && task.parent.is_none())

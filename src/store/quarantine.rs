@@ -13,6 +13,7 @@ use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::id::{QuarantineId, TaskId};
 use crate::domain::quarantine::{QuarantineItem, QuarantineKind, QuarantineState};
+use crate::domain::task::State;
 
 macro_rules! columns {
     () => {
@@ -72,7 +73,7 @@ pub struct QuarantineFilter {
 }
 
 impl Store {
-    /// Keeps an item, unless the attempt has one with the same bytes: whether it is new.
+    /// Keeps an item, unless the attempt has one with the same bytes or its task was erased: whether it is kept.
     pub async fn put_quarantined(&self, item: QuarantineItem) -> Result<bool, StoreError> {
         const PUT: &str = concat!(
             "INSERT INTO quarantine (",
@@ -84,6 +85,16 @@ impl Store {
             .db
             .write(move |mut conn| {
                 Box::pin(async move {
+                    let sql = conn.pick(
+                        "SELECT state FROM tasks WHERE id = $1",
+                        "SELECT state FROM tasks WHERE id = $1 FOR UPDATE",
+                    );
+                    let state: Option<String> = on!(&mut conn, c =>
+                        sqlx::query_scalar(sql).bind(item.task.to_string()).fetch_optional(c).await)?;
+                    let state: Option<State> = state.and_then(|state| serde_json::from_str(&state).ok());
+                    if state.is_none_or(|state| state.erased_at.is_some()) {
+                        return Ok(0);
+                    }
                     let (bytes, detail) = (i64::try_from(item.bytes).unwrap_or(i64::MAX), json(&item.detail));
                     let put = on!(&mut conn, c => sqlx::query(PUT)
                         .bind(item.id.to_string()).bind(item.attempt.to_string()).bind(item.task.to_string())

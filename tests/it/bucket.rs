@@ -144,12 +144,21 @@ impl Shelved {
         }
     }
 
-    /// What lies there: names and sizes.
+    /// What is kept there: names and sizes.
     pub fn objects(&self) -> Vec<(String, u64)> {
         match &self.bucket {
             Some(bucket) => bucket.objects(),
-            None => files(&self.gateway.folder().join("blobs")),
+            None => {
+                let mut files = files(&self.gateway.folder().join("blobs"));
+                files.retain(|(name, _)| !name.starts_with("spool/"));
+                files
+            }
         }
+    }
+
+    /// What lies in quarantine: names and sizes.
+    pub fn quarantined(&self) -> Vec<(String, u64)> {
+        self.objects().into_iter().filter(|(name, _)| name.starts_with("quarantine/")).collect()
     }
 
     pub async fn stop(self) {

@@ -247,7 +247,7 @@ async fn pictures_are_brought_here_without_buying_again(#[values(Db::Sqlite, Db:
         (json!({"file_truncated": true}), 2, "succeeded"),
         (json!({"file_empty": true}), 2, "succeeded"),
         (json!({"file_type": "html"}), 2, "succeeded"),
-        (json!({"file_type": "html"}), 1_000, "asset_rejected"),
+        (json!({"file_type": "html"}), 1_000, "asset_unavailable"),
         (json!({"file_bomb": "png"}), 1_000, "asset_rejected"),
         (json!({"http": 410}), 1_000_000, "asset_unavailable"),
     ] {

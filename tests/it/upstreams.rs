@@ -29,7 +29,7 @@ const HOSTILE: &[Row] = &[
     ("U13", FLUX, "base64=both", "succeeded", "yes", 1),
     ("U13", FLUX, "file_url", "asset_rejected", "yes", 1),
     ("U14", CHAT, "sse=no_newline", "outcome_unknown", "unknown", 1),
-    ("U14", CHAT, "sse=big_event", "outcome_unknown", "unknown", 1),
+    ("U14", CHAT, "sse=big_event", "succeeded", "yes", 1),
     ("U14", CHAT, "sse=flood", "outcome_unknown", "unknown", 1),
     ("U14", CHAT, "sse=comment_flood", "outcome_unknown", "unknown", 1),
     ("U14", CHAT, "sse=cr_only", "succeeded", "yes", 1),

@@ -45,7 +45,8 @@ pub(in crate::engine) fn reason(answered: &Answered) -> Option<String> {
 }
 
 impl Inner {
-    /// Keeps what came of an attempt. Tried until the store takes it; after that the body stays in the spool.
+    /// Keeps what came of an attempt, and says whether it could: the store is tried for minutes. What it does not take by then
+    /// stays in the spool, where it is found again.
     pub(in crate::engine) async fn quarantine(
         &self,
         task: &Task,
@@ -53,7 +54,7 @@ impl Inner {
         kind: QuarantineKind,
         reason: &str,
         evidence: Option<&Evidence>,
-    ) {
+    ) -> bool {
         let nothing =
             Evidence { head: Head::default(), body: Spooled::of(Bytes::new(), &self.spool), whole: false };
         let evidence = evidence.unwrap_or(&nothing);
@@ -62,11 +63,12 @@ impl Inner {
             tries += 1;
             tracing::error!(task.id = %task.id, attempt.id = %attempt.id, %error, tries, "an answer that was paid for cannot be kept; trying again");
             if tries >= TRIES {
-                return;
+                return false;
             }
             tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5))).await;
         }
         crash("quarantine.committed");
+        true
     }
 
     async fn put_in_quarantine(
@@ -121,7 +123,7 @@ impl Inner {
             counter!(meter::QUARANTINED, "provider" => attempt.provider.clone(), "kind" => kind.as_str())
                 .increment(1);
         } else {
-            // The attempt has the very same bytes there.
+            // The attempt has the very same bytes there, or its task was erased.
             self.blobs.remove_quarantined(id).await?;
         }
         Ok(())

@@ -141,16 +141,20 @@ impl Inner {
             return Ok(());
         }
         let Some(evidence) = self.spool.left(name) else { return Ok(()) };
-        if attempt.state.told() || task.state.erased_at.is_some() {
+        if task.state.erased_at.is_some() {
             evidence.body.acted_on();
             return Ok(());
         }
         let Some(outcome) = self.read_evidence(&attempt, &task, &evidence).await else { return Ok(()) };
         let answered = Answered { outcome, evidence: Some(evidence.clone()) };
-        if let Some(reason) = reason(&answered) {
-            self.quarantine(&task, &attempt, QuarantineKind::Answer, &reason, Some(&evidence)).await;
+        if let Some(reason) = reason(&answered)
+            && !self.quarantine(&task, &attempt, QuarantineKind::Answer, &reason, Some(&evidence)).await
+        {
+            return Ok(());
         }
         match answered.outcome {
+            // What it says is known.
+            _ if attempt.state.told() => {}
             Ok(Progress::Done(done)) => {
                 let (made_verdict, handle) =
                     (Some(done.verdict.clone()), done.handle.clone().or(attempt.handle.clone()));
@@ -174,7 +178,7 @@ impl Inner {
         task: &Task,
         supplied: Supplied,
     ) -> Result<(Vec<Output>, Verdict), Refusal> {
-        let output = |source| Output { source, kind: ImageKind::Output };
+        let output = |source| Output::new(source, ImageKind::Output);
         let billed = |how: &str| Verdict::new(Billing::Yes, format!("recovered from quarantine {how}"));
         match supplied {
             Supplied::Link(link) => {
@@ -237,7 +241,8 @@ impl Inner {
         Some(provider.account().read_again(evidence, interpreter.as_mut()).await.outcome)
     }
 
-    async fn outputs_of(&self, done: Done) -> Result<Vec<Output>, Refusal> {
+    /// An answer's images, those inside it kept.
+    pub(in crate::engine) async fn outputs_of(&self, done: Done) -> Result<Vec<Output>, Refusal> {
         let mut outputs = Vec::with_capacity(done.images.len());
         for image in done.images {
             let source = match image.source {
@@ -248,7 +253,7 @@ impl Inner {
                     Source::Blob(saved.sha256.clone())
                 }
             };
-            outputs.push(Output { source, kind: image.kind });
+            outputs.push(Output::new(source, image.kind));
         }
         Ok(outputs)
     }

@@ -105,7 +105,7 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         IMAGES,
         "generations",
         200,
-        "refused as Silent: billed unknown",
+        "refused as NoImage: billed unknown",
     ),
     (
         "gpt_image_openai_recorded_generation.json",
@@ -113,9 +113,9 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         "generations",
         200,
         // Its images were shortened by those who recorded it.
-        "refused as Silent: billed unknown",
+        "refused as NoImage: billed unknown",
     ),
-    ("gpt_image_openai_recorded_edit.json", IMAGES, "edits", 200, "refused as Silent: billed unknown"),
+    ("gpt_image_openai_recorded_edit.json", IMAGES, "edits", 200, "refused as NoImage: billed unknown"),
     (
         "gpt_image_openai_recorded_400_response_format.json",
         IMAGES,
@@ -123,15 +123,15 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         400,
         "refused as Invalid: billed no",
     ),
-    ("gpt_image_1_stream_generation.sse", IMAGES, "generations", 200, "refused as Silent: billed unknown"),
+    ("gpt_image_1_stream_generation.sse", IMAGES, "generations", 200, "refused as NoImage: billed unknown"),
     (
         "gpt_image_1_stream_generation_full.sse",
         IMAGES,
         "generations",
         200,
-        "refused as Silent: billed unknown",
+        "refused as NoImage: billed unknown",
     ),
-    ("gpt_image_1_stream_edit.sse", IMAGES, "edits", 200, "refused as Silent: billed unknown"),
+    ("gpt_image_1_stream_edit.sse", IMAGES, "edits", 200, "refused as NoImage: billed unknown"),
     (
         "gpt_image_moderation_blocked.json",
         IMAGES,

@@ -102,11 +102,16 @@ impl Interpreter for Reading<'_> {
         let words = chat.words(&gathered.content);
         if let Some(error) = &gathered.error {
             let refused = chat.refused(error);
-            // An error in place of an answer is documented as not charged; an answer that turned into one has no image.
+            // An error in place of an answer is documented as not charged; a refusal in the middle of one costs what an answer
+            // without an image does; of any other end nobody knows.
             if gathered.content.is_empty() {
                 return Err(refused);
             }
-            let verdict = chat.without_image("the answer turned into an error");
+            let verdict = if refused.kind == Kind::ContentRejected {
+                chat.without_image("the answer turned into a refusal")
+            } else {
+                unknown("an error came after the answer had begun")
+            };
             return Ok(Progress::Failed(ProviderError { verdict, words, ..refused }));
         }
         if let Some(refusal) = &gathered.refusal {
@@ -127,8 +132,13 @@ impl Interpreter for Reading<'_> {
             return Err(ProviderError { words, ..error });
         }
         let (kind, detail) = chat.classify(&gathered.content);
-        let error =
-            ProviderError::new(kind, chat.without_image("the answer ended without a picture"), detail);
+        let lower = gathered.content.to_lowercase();
+        let verdict = if links::DONE_WORDS.iter().any(|word| lower.contains(word)) {
+            unknown("complete by its own words, and no link to a picture")
+        } else {
+            chat.without_image("the answer ended without a picture")
+        };
+        let error = ProviderError::new(kind, verdict, detail);
         Ok(Progress::Failed(ProviderError { words, ..error }))
     }
 }

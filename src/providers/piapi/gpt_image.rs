@@ -108,8 +108,10 @@ impl Reading<'_> {
         }
         let why = answer.cut.as_deref().unwrap_or("the answer ended without a picture");
         let verdict = unknown("no picture came, and what the call cost is not said");
-        // An answer that is whole speaks for the provider's health.
-        let kind = if answer.whole { Kind::NoImage } else { Kind::Silent };
+        // An answer that is whole speaks for the provider's health; a stream that ends after a preview is not whole.
+        let last = answer.json.as_ref().and_then(|json| json.get("type")?.as_str());
+        let whole = answer.whole && !last.is_some_and(|kind| kind.ends_with("partial_image"));
+        let kind = if whole { Kind::NoImage } else { Kind::Silent };
         ProviderError::new(kind, verdict, account.redact(why))
     }
 

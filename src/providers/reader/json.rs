@@ -9,8 +9,10 @@ use crate::providers::links::ends_as_image;
 
 /// Deeper values are passed over.
 const MAX_DEPTH: usize = 128;
-/// More values than this are not kept of one answer.
+/// More values than this are not kept of one document.
 const MAX_VALUES: usize = 400_000;
+/// More text than this is not kept of one document.
+const MAX_TEXT: usize = 32 * 1024 * 1024;
 /// The longest key, and the longest number.
 const MAX_WORD: usize = 1024;
 
@@ -21,6 +23,8 @@ pub struct JsonReader {
     /// How many levels below the deepest that is kept.
     below: usize,
     values: usize,
+    /// Bytes of text among the values.
+    text: usize,
     token: Token,
     documents: Vec<Value>,
     /// The running text of a chat: its pieces are read as one text.
@@ -82,6 +86,9 @@ impl JsonReader {
 
     /// The documents that are whole.
     pub fn take(&mut self) -> Vec<Value> {
+        if self.stack.is_empty() {
+            (self.values, self.text) = (0, 0);
+        }
         std::mem::take(&mut self.documents)
     }
 
@@ -184,7 +191,8 @@ impl JsonReader {
             return;
         }
         self.values += 1;
-        if self.values > MAX_VALUES {
+        self.text += value.as_str().map_or(0, str::len);
+        if self.values > MAX_VALUES || self.text > MAX_TEXT {
             return;
         }
         let outermost = self.stack.len() == 1;

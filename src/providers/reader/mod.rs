@@ -3,17 +3,16 @@
 //! the spool as they are decoded, and all of its bytes are kept as evidence until it was acted on. Live answers, polls and
 //! answers that were kept are read alike.
 
+mod answer;
 mod download;
 mod encoding;
 mod events;
+mod images;
 mod inline;
 mod json;
 #[cfg(test)]
 mod tests;
 mod text;
-
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -21,162 +20,26 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+pub use answer::{Answer, Interpreter, Limits, Part};
 pub use download::download;
+pub use images::{Images, MARK};
 pub use inline::{BrokenImage, InlineImage, MAX_IMAGE};
 
 use self::events::EventReader;
 use self::inline::ImageWriter;
 use self::json::JsonReader;
 use self::text::TextReader;
+use super::Signal;
 use super::errors::Shape;
-use super::{Progress, ProviderError, Signal};
 use crate::domain::image::{MediaType, magic};
 use crate::spool::{Evidence, Head, Spool, SpoolBuffer};
 
-/// Stands around the number of an image in the text it was taken from.
-pub const MARK: &str = "\u{f8ff}";
 /// How much is looked at before it is said what an answer is.
 const SNIFFED: usize = 64;
 /// How much of an answer is kept as its text.
 const MAX_TEXT: usize = 4 * 1024;
 /// An answer is worked on in pieces no larger than this.
 const PIECE: usize = 64 * 1024;
-
-/// How much of one answer is read, and for how long.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of all of it, decoded.
-    pub total: u64,
-    /// Lines of a stream of events: every event costs one or more, and so do comments and blank lines.
-    pub lines: usize,
-    /// The longest time without a byte.
-    pub idle: Duration,
-    /// The longest time without an event or a document.
-    pub silent: Duration,
-    /// The longest time in all.
-    pub whole: Duration,
-}
-
-/// A document or an event of an answer.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Part {
-    /// The event's name; empty when it has none.
-    pub event: String,
-    /// Its JSON, when it is JSON.
-    pub json: Option<Value>,
-    /// Its text, when it is none.
-    pub text: String,
-}
-
-impl Part {
-    fn json(event: String, json: Value) -> Self {
-        Self { event, json: Some(json), text: String::new() }
-    }
-
-    fn text(event: String, text: String) -> Self {
-        Self { event, json: None, text }
-    }
-
-    /// What was held back of a chat's running text.
-    fn running(text: String) -> Self {
-        Self::json(String::new(), serde_json::json!({"choices": [{"delta": {"content": text}}]}))
-    }
-}
-
-/// What an adapter makes of an answer.
-pub trait Interpreter: Send {
-    /// Takes a part as it comes; answers with what is worth knowing before the answer is whole.
-    fn part(&mut self, part: Part, images: &Images) -> Vec<Signal>;
-
-    /// The answer has ended: what it comes to.
-    ///
-    /// # Errors
-    /// A refusal, or an answer from which the outcome cannot be told.
-    fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError>;
-}
-
-/// An answer, read as far as it came.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: u16,
-    /// What the body is.
-    pub shape: Shape,
-    /// The last document, when there is one.
-    pub json: Option<Value>,
-    /// The beginning of a body that is no JSON.
-    pub text: String,
-    /// How long the body is.
-    pub length: u64,
-    /// Whether all of it came: the transfer ended as it should, and no document was cut.
-    pub whole: bool,
-    /// Why not, where that is known.
-    pub cut: Option<String>,
-    /// Whether a stream has said that it was over.
-    pub done: bool,
-    /// How long the provider asks to be left alone.
-    pub retry_after: Option<Duration>,
-    /// Why something in it that began as an image is none.
-    pub broken: Option<BrokenImage>,
-}
-
-impl Answer {
-    /// A refusal with this status that stood inside another answer.
-    pub fn within(status: u16) -> Self {
-        Self {
-            status,
-            shape: Shape::Json,
-            json: None,
-            text: String::new(),
-            length: 0,
-            whole: true,
-            cut: None,
-            done: true,
-            retry_after: None,
-            broken: None,
-        }
-    }
-}
-
-/// The images inside an answer, by their number.
-pub struct Images {
-    spool: Spool,
-    found: Vec<Option<Arc<InlineImage>>>,
-    broken: Option<BrokenImage>,
-    /// Images whose base64 has ended and that are still to be closed.
-    ended: Vec<(usize, ImageWriter)>,
-}
-
-impl Images {
-    fn new(spool: &Spool) -> Self {
-        Self { spool: spool.clone(), found: Vec::new(), broken: None, ended: Vec::new() }
-    }
-
-    /// Takes an image whose base64 has ended; the mark that stands for it.
-    fn mark(&mut self, image: ImageWriter) -> String {
-        let number = self.found.len();
-        self.found.push(None);
-        self.ended.push((number, image));
-        format!("{MARK}{number}{MARK}")
-    }
-
-    /// Closes the images that have ended.
-    async fn settle(&mut self) {
-        for (number, image) in std::mem::take(&mut self.ended) {
-            match (image.finish().await, self.found.get_mut(number)) {
-                (Ok(image), Some(place)) => *place = Some(image),
-                (Ok(_), None) => {}
-                (Err(broken), _) => self.broken = Some(broken),
-            }
-        }
-    }
-
-    /// The images whose marks stand in a text, in order.
-    pub fn in_text(&self, text: &str) -> Vec<Arc<InlineImage>> {
-        let numbers = text.split(MARK).skip(1).step_by(2);
-        numbers.filter_map(|number| self.found.get(number.parse::<usize>().ok()?)?.clone()).collect()
-    }
-}
 
 /// What the body of an answer turned out to be.
 enum Body {

@@ -13,6 +13,8 @@ const RETAINED: usize = 64 * 1024;
 const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// How far back the head of a `data:` URI is looked for.
 const MAX_HEAD: usize = 128;
+/// White space beyond this much keeps a connection alive, and is no text.
+const MAX_BLANK: usize = 256;
 /// A token that may yet become an image is held back no longer than this.
 const HELD_BACK: usize = 512;
 
@@ -20,6 +22,8 @@ const HELD_BACK: usize = 512;
 #[derive(Default)]
 pub struct TextReader {
     visible: Vec<u8>,
+    /// How much white space stands at its end.
+    blank: usize,
     /// How much of it was given out already.
     released: usize,
     /// Where the run of symbols at its end begins, while it may be an image.
@@ -95,7 +99,8 @@ impl TextReader {
     }
 
     fn show(&mut self, byte: u8) {
-        if self.visible.len() < MAX_TEXT {
+        self.blank = if byte.is_ascii_whitespace() { self.blank + 1 } else { 0 };
+        if self.visible.len() < MAX_TEXT && self.blank <= MAX_BLANK {
             self.visible.push(byte);
             // Nobody but we set marks.
             if self.visible.ends_with(MARK.as_bytes()) {

@@ -1,28 +1,29 @@
 //! PiAPI Flux: `POST /api/v1/task` makes a task, `GET /api/v1/task/{id}` tells how it stands. A failed task answers
 //! HTTP 200 with code 200; only its status word decides.
 
+mod request;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::super::call::unknown;
-use super::super::errors::On;
-use super::super::reader::{Answer, Images, Interpreter, Part};
-use super::super::results::{self, Found};
-use super::super::status::{self, Status};
-use super::super::value::{integer, job_id, percent, text};
-use super::super::{
-    About, Account, Done, GeneratedImage, Input, Job, Kind, OpenError, Opened, Options, Pace, Pending,
-    Progress, Provider, ProviderError, Signal, Wire,
-};
 use super::CATALOG;
 use crate::domain::attempt::{Billing, ProviderUnits, Verdict};
 use crate::domain::catalog::{self, Route};
 use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
-use crate::domain::request::Outpaint;
+use crate::providers::call::unknown;
+use crate::providers::errors::On;
+use crate::providers::reader::{Answer, Images, Interpreter, Part};
+use crate::providers::results::{self, Found};
+use crate::providers::status::{self, Status};
+use crate::providers::value::{integer, job_id, percent, text};
+use crate::providers::{
+    About, Account, Done, GeneratedImage, Job, Kind, OpenError, Opened, Options, Pace, Pending, Progress,
+    Provider, ProviderError, Signal, Wire,
+};
 
 const TASKS: &str = "/api/v1/task";
 /// `meta.usage.consume`: 10,000,000 units are one dollar (20,000 for schnell at $0.002, 200,000 for kontext at $0.02).
@@ -59,7 +60,7 @@ impl Provider for Flux {
     }
 
     fn request(&self, job: &Job<'_>) -> Wire {
-        Wire::post(TASKS, task(job))
+        Wire::post(TASKS, request::task(job))
     }
 
     fn poll(&self, handle: &str) -> Option<Wire> {
@@ -106,7 +107,11 @@ impl Flux {
     /// What a task object says.
     fn read(&self, id: &str, data: &Value, answer: &Answer, reading: &Reading<'_>) -> Progress {
         let word = data.get("status").and_then(Value::as_str).unwrap_or_default();
-        match status::read(&self.account.id, word) {
+        let status = match word {
+            "" if reading.shows_images() => Status::Done,
+            word => status::read(&self.account.id, word),
+        };
+        match status {
             _ if !is_ours(reading.about, data) => {
                 tracing::error!(
                     provider.id = self.account.id,
@@ -204,7 +209,8 @@ impl Interpreter for Reading<'_> {
         let mut answer = Answer { json: self.told.clone(), ..answer.clone() };
         let data = self.told.as_ref().and_then(data);
         match self.about.handle {
-            Some(handle) => match data.filter(|data| data.get("status").is_some()) {
+            // One that shows images is done, even where the word for it is missing or was cut off.
+            Some(handle) => match data.filter(|data| data.get("status").is_some() || self.shows_images()) {
                 Some(data) if (200..300).contains(&answer.status) => {
                     Ok(self.flux.read(handle, data, &answer, self))
                 }
@@ -222,6 +228,12 @@ impl Interpreter for Reading<'_> {
                 }
             }
         }
+    }
+}
+
+impl Reading<'_> {
+    fn shows_images(&self) -> bool {
+        !self.found.images.is_empty()
     }
 }
 
@@ -330,73 +342,4 @@ fn usage(data: &Value) -> (Option<ProviderUnits>, Option<Usd>) {
     let kind = data.pointer("/meta/usage/type").and_then(text).unwrap_or_else(|| "credits".to_owned());
     let units = ProviderUnits { kind, consumed };
     (Some(units), Some(Usd::from_nanos(consumed.saturating_mul(NANOS_PER_UNIT))))
-}
-
-/// The body of `POST /api/v1/task`.
-fn task(job: &Job<'_>) -> Value {
-    let request = job.request;
-    let mut input = Map::new();
-    input.insert("prompt".into(), json!(request.prompt));
-    let mut set = |name: &str, value: Option<Value>| value.map(|value| input.insert(name.to_owned(), value));
-    set("negative_prompt", request.negative_prompt.as_ref().map(|text| json!(text)));
-    set("image", job.inputs.images.first().map(|image| json!(image.as_text())));
-    set("width", request.size.map(|size| json!(size.width)));
-    set("height", request.size.map(|size| json!(size.height)));
-    set("batch_size", request.n.filter(|n| *n > 1).map(|n| json!(n)));
-    set("denoise", request.strength.map(|strength| json!(strength)));
-    set("guidance_scale", request.guidance_scale.map(|scale| json!(scale)));
-    set("steps", request.steps.map(|steps| json!(steps)));
-    set("seed", request.seed.map(|seed| json!(seed)));
-    set("control_net_settings", (!request.controls.is_empty()).then(|| controls(job)));
-    // A control task without a LoRA still names the list, empty.
-    set("lora_settings", (!request.loras.is_empty() || job.form == "controlnet-lora").then(|| loras(job)));
-    set("custom_settings", request.outpaint.map(outpaint));
-    let mut body = json!({"model": job.provider_model, "task_type": job.form, "input": input});
-    let mut config = Map::new();
-    if let Some(callback) = job.callback {
-        config.insert("webhook_config".into(), json!({"endpoint": callback.url, "secret": callback.secret}));
-    }
-    if let Some(mode) = job.options.and_then(|options| options.get("service_mode")) {
-        config.insert("service_mode".into(), mode.clone());
-    }
-    if !config.is_empty() {
-        body["config"] = config.into();
-    }
-    body
-}
-
-fn loras(job: &Job<'_>) -> Value {
-    let loras = job.request.loras.iter().enumerate().map(|(at, lora)| {
-        let mut setting = Map::new();
-        setting.insert("lora_type".into(), json!(lora.name));
-        lora.strength.map(|strength| setting.insert("lora_strength".into(), json!(strength)));
-        let image = job.inputs.loras.get(at).and_then(Option::as_ref).map(Input::as_text);
-        image.map(|image| setting.insert("lora_image".into(), json!(image)));
-        setting
-    });
-    loras.collect()
-}
-
-fn controls(job: &Job<'_>) -> Value {
-    let controls = job.request.controls.iter().zip(&job.inputs.controls).map(|(control, image)| {
-        let mut setting = Map::new();
-        setting.insert("control_type".into(), json!(control.kind));
-        setting.insert("control_image".into(), json!(image.as_text()));
-        control.strength.map(|strength| setting.insert("control_strength".into(), json!(strength)));
-        if control.return_preprocessed {
-            setting.insert("return_preprocessed_image".into(), json!(true));
-        }
-        setting
-    });
-    controls.collect()
-}
-
-fn outpaint(added: Outpaint) -> Value {
-    json!([{
-        "setting_type": "outpaint",
-        "outpaint_left": added.left,
-        "outpaint_right": added.right,
-        "outpaint_top": added.top,
-        "outpaint_bottom": added.bottom,
-    }])
 }

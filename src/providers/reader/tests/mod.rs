@@ -1,5 +1,8 @@
 //! Whatever stands around an answer, and however it is cut up, the same comes of it.
 
+mod bounds;
+mod wrappings;
+
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +16,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
-use crate::providers::Kind;
 use crate::providers::call::unknown;
 use crate::providers::conformance::spool;
+use crate::providers::{Kind, Progress, ProviderError};
 
 const AMPLE: Limits = Limits {
     total: 1 << 30,
@@ -344,37 +347,6 @@ fn the_running_text_of_a_chat_is_one_text() {
 }
 
 #[test]
-fn what_was_whole_before_a_cut_counts() {
-    let images: Vec<Vec<u8>> = (0..3).map(|seed| png(seed, 40)).collect();
-    let document = json!({"data": images.iter().map(|image| json!({"b64_json": STANDARD.encode(image)})).collect::<Vec<_>>()}).to_string();
-    let at = |nth: usize| document.match_indices("b64_json").nth(nth).unwrap().0;
-    for (cut, expected) in [
-        (at(0) + 30, 0),
-        (at(1) - 3, 1),
-        (at(1) + 40, 1),
-        (at(2) - 2, 2),
-        (document.len() - 3, 3),
-        (document.len(), 3),
-    ] {
-        for broken in [false, true] {
-            let body = Ok(Bytes::copy_from_slice(&document.as_bytes()[..cut]));
-            let pieces = if broken { vec![body, Err("reset".to_owned())] } else { vec![body] };
-            let (found, answer) = read_pieces(&[], pieces, AMPLE);
-            assert_eq!(found.images.len(), expected, "cut at {cut}");
-            assert_eq!(answer.whole, cut == document.len() && !broken);
-        }
-    }
-    // Inside the base64, behind the image's own end.
-    let cut = document.rfind('"').unwrap() - 1;
-    assert_eq!(whole(&document.as_bytes()[..cut]).0.images.len(), 3);
-    // Half a word is none.
-    let (found, _) = whole(br#"{"data":{"task_id":"abc-1","url":"https://x.example/a"#);
-    assert_eq!(found.parts[0].json, Some(json!({"data": {"task_id": "abc-1"}})));
-    let (found, _) = whole(br#"{"code":200,"data":{"task_id":"abc-"#);
-    assert_eq!(found.parts[0].json, Some(json!({"code": 200, "data": {}})));
-}
-
-#[test]
 fn json_is_read_as_it_is_meant() {
     for (body, meant) in [
         (r#"{"a":1e400,"b":NaN,"c":-0,"d":1.50}"#, json!({"a": "1e400", "b": null, "c": -0.0, "d": 1.5})),
@@ -399,166 +371,4 @@ fn json_is_read_as_it_is_meant() {
         found.parts.iter().map(|part| part.json.as_ref().unwrap()["n"].as_i64().unwrap()).collect::<Vec<_>>(),
         [1, 2, 3, 4]
     );
-}
-
-#[test]
-fn errors_are_read_in_every_framing() {
-    for body in [
-        "event: error\ndata: upstream is down\n\n",
-        "error: upstream is down\n\n",
-        "event: error\ndata: \"upstream is down\"\n\ndata: [DONE]\n\n",
-    ] {
-        let (found, _) = whole(body.as_bytes());
-        let said = |part: &Part| {
-            part.event == "error"
-                && (part.text.contains("down") || part.json == Some(json!("upstream is down")))
-        };
-        assert!(found.parts.iter().any(said), "{body}: {:?}", found.parts);
-    }
-}
-
-/// Floods end, whatever they are made of, and what came before them counts.
-#[test]
-fn floods_end_and_lose_nothing() {
-    let limits = Limits { total: 200_000, lines: 1_000, ..AMPLE };
-    for flood in [
-        "data: x\n\n",
-        "data: {}\r\n\r\n",
-        ": still here\n\n",
-        ":\n",
-        "\r",
-        "data: not a word is ended",
-        "\n",
-    ] {
-        let body = format!("data: {{\"a\":1}}\n\n{}", flood.repeat(100_000));
-        let (found, answer) = read_pieces(&[], vec![Ok(body.into())], limits);
-        assert_eq!(found.parts[0].json, Some(json!({"a": 1})), "{flood:?}");
-        assert!(!answer.whole && answer.cut.is_some(), "{flood:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn silence_ends_and_comments_are_silence() {
-    let ends_after = async |body: futures_util::stream::BoxStream<'static, Result<Bytes, String>>| {
-        let (begun, spool) = (Instant::now(), spool());
-        let (answer, _) =
-            read((Head::default(), body), AMPLE, spool.buffer(), &spool, &mut Gathered::default(), None)
-                .await;
-        (begun.elapsed().as_secs(), answer.cut.unwrap())
-    };
-    let silent = futures_util::stream::pending().boxed();
-    assert_eq!(ends_after(silent).await, (90, "the answer fell silent".to_owned()));
-    let every = |text: &'static [u8]| {
-        futures_util::stream::unfold((), move |()| async move {
-            tokio::time::sleep(Duration::from_secs(15)).await;
-            Some((Ok(Bytes::from_static(text)), ()))
-        })
-        .boxed()
-    };
-    let comments =
-        every(b": still here, and nothing to say, for as long as anybody cares to listen to it\n\n");
-    assert_eq!(ends_after(comments).await, (300, "the stream sent no event".to_owned()));
-    let blanks = every(b"   ");
-    assert_eq!(ends_after(blanks).await, (900, "the answer does not end".to_owned()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_flood_lets_others_work() {
-    let pieces = futures_util::stream::repeat(Ok(Bytes::from(":\n".repeat(100)))).boxed();
-    let (spool, mut gathered) = (spool(), Gathered::default());
-    let flooded = read((Head::default(), pieces), AMPLE, spool.buffer(), &spool, &mut gathered, None);
-    let mut turns = 0_u32;
-    let others = async {
-        loop {
-            turns += 1;
-            tokio::task::yield_now().await;
-        }
-    };
-    let (answer, _) = tokio::select! { ended = flooded => ended, () = others => unreachable!() };
-    assert!(answer.cut.unwrap().starts_with("a stream of more than"));
-    assert!(turns > 3, "{turns}");
-}
-
-/// An image that is too large for memory goes to a file, and is the same.
-#[tokio::test]
-async fn a_large_image_goes_through_the_spool() {
-    let mut noise = 1_u32;
-    let pixel = |_, _| {
-        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let [a, b, c, _] = noise.to_be_bytes();
-        image::Rgb([a, b, c])
-    };
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image::RgbImage::from_fn(1_200, 1_200, pixel).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    let image = bytes.into_inner();
-    assert!(image.len() > 4_000_000);
-    let body = json!({"data": [{"b64_json": STANDARD.encode(&image)}]}).to_string();
-    let spool = spool();
-    struct Kept(Vec<Arc<InlineImage>>);
-    impl Interpreter for Kept {
-        fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
-            self.0.extend(images.in_text(&strings(&part.json.unwrap())));
-            Vec::new()
-        }
-        fn conclude(&mut self, _: &Answer) -> Result<Progress, ProviderError> {
-            unreachable!()
-        }
-    }
-    let mut kept = Kept(Vec::new());
-    let pieces: Vec<_> =
-        body.as_bytes().chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    let body = futures_util::stream::iter(pieces);
-    let (_, evidence) = read((Head::default(), body), AMPLE, spool.buffer(), &spool, &mut kept, None).await;
-    let kept = kept.0.pop().unwrap();
-    assert!(kept.bytes.in_memory().is_none() && evidence.body.in_memory().is_none());
-    assert_eq!((kept.bytes.len(), kept.sha256.clone()), (image.len() as u64, digest(&image)));
-    let read: Vec<u8> = kept.bytes.stream().map(|piece| piece.unwrap().to_vec()).concat().await;
-    assert_eq!(digest(&read), kept.sha256);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(80))]
-
-    /// Cut into any pieces an answer reads the same.
-    #[test]
-    fn any_pieces_read_the_same(
-        spelling in 0usize..16, events in any::<bool>(), side in 4u32..60,
-        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..10),
-    ) {
-        let image = png(9, side);
-        let document = json!({"data": [{"b64_json": spellings(&image)[spelling].1, "x": "é😀"}], "n": 1.5}).to_string();
-        let body = if events { format!("event: done\r\ndata: {document}\r\n\r\n") } else { document };
-        let (once, first) = whole(body.as_bytes());
-        let (again, second) = in_pieces(body.as_bytes(), &cuts);
-        prop_assert_eq!(&once.parts, &again.parts);
-        prop_assert_eq!(&once.images, &again.images);
-        prop_assert_eq!(again.images, [digest(&image)]);
-        prop_assert_eq!(first.whole, second.whole);
-    }
-
-    /// Any cut behind the last image keeps it.
-    #[test]
-    fn any_cut_behind_the_last_image_keeps_it(side in 4u32..40, at in any::<prop::sample::Index>(), tail in "[ a-z\":{},]{0,40}") {
-        let image = png(7, side);
-        let document = format!("{{\"data\":[{{\"b64_json\":\"{}\"}}],\"rest\":\"{}\"", STANDARD.encode(&image), tail.replace('"', ""));
-        let end = document.find("\"}]").unwrap() + 1;
-        let cut = end + at.index(document.len() - end + 1);
-        prop_assert_eq!(whole(&document.as_bytes()[..cut]).0.images, [digest(&image)]);
-    }
-
-    #[test]
-    fn lines_end_in_every_way(body in "(data: ?[a-zé\u{1f600}]{0,6}|event: b|: c|\r|\n|\r\n){0,40}", cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12)) {
-        let body = format!("data: x\n{body}");
-        prop_assert_eq!(in_pieces(body.as_bytes(), &cuts).0.parts, whole(body.as_bytes()).0.parts);
-    }
-
-    #[test]
-    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), start in 0usize..6) {
-        let starts: [&[u8]; 6] = [b"", b"{\"a\":\"", b"data: {\"a\":[", b"[1,", b"iVBORw0KGgoAAAANSUhEUgAA", b"\x1f\x8b\x08"];
-        let body = [starts[start], &bytes].concat();
-        whole(&body);
-        if let Ok(text) = std::str::from_utf8(&bytes) {
-            whole(json!({"a": text}).to_string().as_bytes());
-        }
-    }
 }
