@@ -19,6 +19,8 @@ use crate::net::guarded::FetchError;
 use crate::net::policy::Refused;
 use crate::providers::{Done, GeneratedImage, ImageSource, Progress};
 
+/// Fewer bytes than this are no image and hold none.
+const NO_IMAGE: usize = 64;
 /// How long an image that exists is tried for.
 const ASSET_WINDOW: Duration = Duration::from_hours(24);
 
@@ -92,7 +94,7 @@ impl Inner {
         let cut = matches!(&not_here.error, BlobError::Truncated | BlobError::Fetch(FetchError::Broken(_)));
         let Some(evidence) = not_here.evidence.as_ref().filter(|_| !cut) else { return };
         let Ok(head) = evidence.body.head(512).await else { return };
-        if !head.is_empty() && std::str::from_utf8(&head).is_err() {
+        if head.len() >= NO_IMAGE && std::str::from_utf8(&head).is_err() {
             let reason = not_here.error.to_string();
             self.quarantine(task, attempt, QuarantineKind::Download, &reason, Some(evidence)).await;
         }
