@@ -43,7 +43,14 @@ fn read_all(bencher: Bencher, body: &'static [u8], piece: usize) {
     let spool = Spool::open(folder.path(), u64::MAX).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let minute = std::time::Duration::from_secs(60);
-    let limits = Limits { total: 1 << 30, lines: 100_000, idle: minute, silent: minute, whole: minute };
+    let limits = Limits {
+        total: 1 << 30,
+        lines: 100_000,
+        idle: minute,
+        silent: minute,
+        whole: minute,
+        mending: false,
+    };
     bencher.counter(BytesCount::of_slice(body)).bench_local(|| {
         let pieces = black_box(body).chunks(piece).map(|piece| Ok(bytes::Bytes::from_static(piece)));
         let answer = (Head::default(), futures_util::stream::iter(pieces));

@@ -17,6 +17,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::errors::{On, Rows, Strange};
+use super::gathered::ErrorSaid;
 use super::head;
 use super::reader::{self, Answer, Images, Interpreter, Limits, Part};
 use super::value::text;
@@ -153,20 +154,25 @@ impl Account {
         self.answer_to(wire, &mut Nothing).await.map(|(answer, _)| answer)
     }
 
-    /// Interprets an answer that was kept once more.
-    pub async fn read_again(&self, evidence: &Evidence, interpreter: &mut dyn Interpreter) -> Answered {
+    /// Interprets an answer that was kept once more; `mending` undoes what relays do to answers on their way.
+    pub async fn read_again(
+        &self,
+        evidence: &Evidence,
+        interpreter: &mut dyn Interpreter,
+        mending: bool,
+    ) -> Result<Progress, ProviderError> {
         // It was decoded when it was kept.
         let mut head = evidence.head.clone();
         head.headers.retain(|(name, _)| name != "content-encoding");
         let body = evidence.body.stream().map(|piece| piece.map_err(|error| error.to_string()));
         // What was not whole then is not whole now.
         let cut = (!evidence.whole).then(|| Err("the answer was cut".to_owned()));
-        let body = body.chain(futures_util::stream::iter(cut));
-        let limits = self.limits(IDLE, WHOLE);
-        let (answer, _) =
-            reader::read((head, Box::pin(body)), limits, self.spool.buffer(), &self.spool, interpreter, None)
-                .await;
-        Answered { outcome: interpreter.conclude(&answer), evidence: Some(evidence.clone()) }
+        let body = body.chain(futures_util::stream::iter(cut)).boxed();
+        let body = if mending { reader::uninterrupted(body).boxed() } else { body };
+        let limits = Limits { mending, ..self.limits(IDLE, WHOLE) };
+        let buffer = self.spool.buffer();
+        let (answer, _) = reader::read((head, body), limits, buffer, &self.spool, interpreter, None).await;
+        interpreter.conclude(&answer)
     }
 
     async fn post(
@@ -204,7 +210,7 @@ impl Account {
     }
 
     fn limits(&self, idle: Duration, whole: Duration) -> Limits {
-        Limits { total: self.max_answer, lines: LINES, idle, silent: SILENT, whole }
+        Limits { total: self.max_answer, lines: LINES, idle, silent: SILENT, whole, mending: false }
     }
 
     /// A request as a dry run shows it: complete but for the key.
@@ -224,6 +230,17 @@ impl Account {
     pub fn judge(&self, on: On, answer: &Answer) -> ProviderError {
         let (code, message) = words(answer);
         self.judge_words(on, answer, code, &message)
+    }
+
+    /// Judges an error that an answer told of where a result was expected. One without a status is a failure, unless its words
+    /// are those of a refusal.
+    pub fn judge_said(&self, on: On, error: &ErrorSaid) -> ProviderError {
+        let judge =
+            |status: u16| self.judge_words(on, &Answer::within(status), error.code.clone(), &error.message);
+        match (error.status, judge(error.status.unwrap_or(400))) {
+            (None, refused) if refused.kind != Kind::ContentRejected => judge(500),
+            (_, judged) => judged,
+        }
     }
 
     /// Judges an answer by words found in it.

@@ -185,6 +185,11 @@ impl<'a> Gathered<'a> {
                 self.refusal.get_or_insert(reason);
             }
         }
+        for prediction in json.get("predictions").and_then(Value::as_array).into_iter().flatten() {
+            if let Some(reason) = prediction.get("raiFilteredReason").and_then(text) {
+                self.refusal.get_or_insert(reason);
+            }
+        }
         for candidate in json.get("candidates").and_then(Value::as_array).into_iter().flatten() {
             if let Some(reason) = candidate.get("finishReason").and_then(Value::as_str) {
                 self.finished = true;

@@ -42,9 +42,11 @@ pub use own::{Own, sent};
 pub use reader::{InlineImage, Interpreter};
 pub use wire::{Part, Wire, WireBody};
 
+use crate::domain::attempt::Billing;
 use crate::domain::catalog::Route;
 use crate::domain::id::AttemptId;
 use crate::domain::request::GenerateRequest;
+use crate::spool::Evidence;
 
 /// An adapter kind: what a `[providers.*]` block names as `kind`.
 pub struct KindEntry {
@@ -113,7 +115,9 @@ pub trait Provider: Send + Sync {
         let about = About::submission(job);
         let name = job.attempt.to_string();
         let mut interpreter = self.interpreter(&about);
-        self.account().buy(&self.request(job), job.not_after, &name, interpreter.as_mut(), signals).await
+        let wire = self.request(job);
+        let answered = self.account().buy(&wire, job.not_after, &name, interpreter.as_mut(), signals).await;
+        self.look_twice(&about, answered).await
     }
 
     /// Asks what became of a submission; free of charge.
@@ -125,7 +129,31 @@ pub trait Provider: Send + Sync {
         };
         let about = About::poll(asked);
         let mut interpreter = self.interpreter(&about);
-        self.account().ask(&wire, interpreter.as_mut()).await
+        let answered = self.account().ask(&wire, interpreter.as_mut()).await;
+        self.look_twice(&about, answered).await
+    }
+
+    /// Interprets an answer that was kept.
+    async fn read_again(&self, about: &About<'_>, evidence: &Evidence) -> Result<Progress, ProviderError> {
+        let mut interpreter = self.interpreter(about);
+        let outcome = self.account().read_again(evidence, interpreter.as_mut(), false).await;
+        self.look_twice(about, Answered { outcome, evidence: Some(evidence.clone()) }).await.outcome
+    }
+
+    /// An answer that gave no image and may have been paid for is read once more with what relays do to answers undone.
+    async fn look_twice(&self, about: &About<'_>, answered: Answered) -> Answered {
+        let paid = match &answered.outcome {
+            Ok(Progress::Failed(error)) | Err(error) => error.verdict.billed != Billing::No,
+            Ok(Progress::Done(_) | Progress::Pending(_)) => false,
+        };
+        let Some(evidence) = answered.evidence.as_ref().filter(|kept| paid && !kept.body.is_empty()) else {
+            return answered;
+        };
+        let mut interpreter = self.interpreter(about);
+        match self.account().read_again(evidence, interpreter.as_mut(), true).await {
+            Ok(Progress::Done(done)) => Answered { outcome: Ok(Progress::Done(done)), ..answered },
+            _ => answered,
+        }
     }
 
     /// The header in which a callback repeats the attempt's secret, where the provider can do that.

@@ -236,9 +236,7 @@ impl Inner {
         if let Some(handle) = &attempt.handle {
             (about.on, about.handle) = (On::Check, Some(handle.as_str()));
         }
-        let provider = lane.provider.as_ref();
-        let mut interpreter = provider.interpreter(&about);
-        Some(provider.account().read_again(evidence, interpreter.as_mut()).await.outcome)
+        Some(lane.provider.read_again(&about, evidence).await)
     }
 
     /// An answer's images, those inside it kept.

@@ -192,15 +192,7 @@ impl Chat {
 
     /// An error in place of an answer: documented as not charged.
     fn refused(&self, error: &ErrorSaid) -> ProviderError {
-        let judge = |status: u16| {
-            let answer = Answer::within(status);
-            self.account.judge_words(On::Submit, &answer, error.code.clone(), &error.message)
-        };
-        // One without a status is a failure, unless its words are those of a refusal.
-        let mut judged = judge(error.status.unwrap_or(400));
-        if error.status.is_none() && judged.kind != Kind::ContentRejected {
-            judged = judge(500);
-        }
+        let mut judged = self.account.judge_said(On::Submit, error);
         judged.verdict = Verdict::new(Billing::No, "an error object in the answer");
         judged
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::call::unknown;
 use super::super::errors::On;
-use super::super::gathered::{ErrorSaid, Gathered};
+use super::super::gathered::Gathered;
 use super::super::reader::{Answer, Images as InlineImages, Interpreter, Part as AnswerPart};
 use super::super::{
     About, Account, Done, Input, Job, Kind, OpenError, Opened, Options, Pace, Part, Progress, Provider,
@@ -94,7 +94,7 @@ impl Reading<'_> {
     fn without_image(&self, answer: &Answer) -> ProviderError {
         let account = &self.api.account;
         if let Some(error) = &self.gathered.error {
-            return self.api.refused(error);
+            return account.judge_said(On::Submit, error);
         }
         if let Some(refusal) = &self.gathered.refusal {
             let verdict = Verdict::new(Billing::No, "refused, without a picture");
@@ -117,14 +117,6 @@ impl Reading<'_> {
 
     fn said<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_value(self.gathered.about.get(name)?.clone()).ok()
-    }
-}
-
-impl Images {
-    /// An error inside an answer that began well.
-    fn refused(&self, error: &ErrorSaid) -> ProviderError {
-        let answer = Answer::within(error.status.unwrap_or(400));
-        self.account.judge_words(On::Submit, &answer, error.code.clone(), &error.message)
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Limits {
     pub silent: Duration,
     /// The longest time in all.
     pub whole: Duration,
+    /// Whether what relays do to answers on their way is undone.
+    pub mending: bool,
 }
 
 /// A document or an event of an answer.

@@ -26,7 +26,14 @@ where
 {
     let ample = Duration::from_hours(1);
     // As base64 an image is a third longer, and something may stand around it.
-    let limits = Limits { total: MAX_IMAGE * 3 / 2, lines: LINES, idle: ample, silent: ample, whole: ample };
+    let limits = Limits {
+        total: MAX_IMAGE * 3 / 2,
+        lines: LINES,
+        idle: ample,
+        silent: ample,
+        whole: ample,
+        mending: false,
+    };
     let mut found = Found::default();
     let (answer, evidence) = read(answer, limits, spool.buffer(), spool, &mut found, None).await;
     let image = found.0.into_iter().next();

@@ -12,6 +12,8 @@ pub const MARK: &str = "\u{f8ff}";
 /// The images inside an answer, by their number.
 pub struct Images {
     pub(super) spool: Spool,
+    /// Whether blanks in base64 stand for the plus signs that a form would have made of them.
+    pub(super) mending: bool,
     found: Vec<Option<Arc<InlineImage>>>,
     pub(super) broken: Option<BrokenImage>,
     /// Images whose base64 has ended and that are still to be closed.
@@ -19,8 +21,8 @@ pub struct Images {
 }
 
 impl Images {
-    pub(super) fn new(spool: &Spool) -> Self {
-        Self { spool: spool.clone(), found: Vec::new(), broken: None, ended: Vec::new() }
+    pub(super) fn new(spool: &Spool, mending: bool) -> Self {
+        Self { spool: spool.clone(), mending, found: Vec::new(), broken: None, ended: Vec::new() }
     }
 
     /// Takes an image whose base64 has ended; the mark that stands for it.

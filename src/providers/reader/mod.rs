@@ -10,6 +10,7 @@ mod events;
 mod images;
 mod inline;
 mod json;
+mod mending;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -24,6 +25,7 @@ pub use answer::{Answer, Interpreter, Limits, Part};
 pub use download::download;
 pub use images::{Images, MARK};
 pub use inline::{BrokenImage, InlineImage, MAX_IMAGE};
+pub use mending::uninterrupted;
 
 use self::events::EventReader;
 use self::inline::ImageWriter;
@@ -134,7 +136,7 @@ impl Reading {
             limits,
             labelled,
             body: Body::Unknown(Vec::new()),
-            images: Images::new(spool),
+            images: Images::new(spool, limits.mending),
             parts: Vec::new(),
             last: None,
             head: Vec::new(),

@@ -36,6 +36,8 @@ struct Run {
     image: ImageWriter,
     /// What it looked like, as long as it may have to be text again.
     raw: Vec<u8>,
+    /// Whether a blank stands for a plus sign.
+    mending: bool,
     /// What stands between symbols: an escape that is not whole yet.
     escape: Vec<u8>,
     padded: bool,
@@ -116,8 +118,17 @@ impl TextReader {
         self.visible.truncate(head);
         let image = ImageWriter::new(media_type, &images.spool);
         let (raw, escape) = (Vec::new(), Vec::new());
-        let mut run =
-            Run { image, raw, escape, padded: false, spaced: false, line: 0, first_line: None, even: false };
+        let mut run = Run {
+            image,
+            raw,
+            mending: images.mending,
+            escape,
+            padded: false,
+            spaced: false,
+            line: 0,
+            first_line: None,
+            even: false,
+        };
         run.take(&symbols);
         self.run = Some(Box::new(run));
     }
@@ -227,6 +238,7 @@ impl Run {
         match (self.escape.as_slice(), byte) {
             ([], b'=') => self.padded = true,
             ([], b'%' | b'\\') => self.escape.push(byte),
+            ([], b' ') if self.mending && !self.padded && !self.image.complete() => self.image.symbols(b"+"),
             ([], byte) if byte.is_ascii_whitespace() => self.space(byte),
             ([b'\\'], b'n' | b'r' | b't') => {
                 self.escape.clear();

@@ -26,6 +26,7 @@ const AMPLE: Limits = Limits {
     idle: Duration::from_secs(90),
     silent: Duration::from_secs(300),
     whole: Duration::from_secs(900),
+    mending: false,
 };
 
 /// The parts of an answer, and the digests of the images that stand in them.
