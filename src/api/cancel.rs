@@ -26,6 +26,6 @@ pub(super) async fn cancel_task(
     Path(id): Path<String>,
 ) -> Result<Json<TaskView>, ApiError> {
     let id = id.parse().map_err(|_| ApiError::not_found())?;
-    let task = api.engine.cancel(&caller.tenant, id).await?;
+    let task = Box::pin(api.engine.cancel(&caller.tenant, id)).await?;
     Ok(Json(api.view(&task).await?))
 }

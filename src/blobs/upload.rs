@@ -47,13 +47,12 @@ impl Blobs {
 
     /// Keeps an image that waits in the spool.
     pub async fn keep(&self, image: &Spooled) -> Result<Saved, BlobError> {
-        match image.in_memory() {
-            Some(bytes) => self.put(bytes.clone()).await,
-            None => {
-                let pieces =
-                    image.stream().map(|piece| piece.map_err(|error| FetchError::Broken(error.to_string())));
-                self.put_stream(pieces).await
-            }
+        if let Some(bytes) = image.in_memory() {
+            self.put(bytes.clone()).await
+        } else {
+            let pieces =
+                image.stream().map(|piece| piece.map_err(|error| FetchError::Broken(error.to_string())));
+            self.put_stream(pieces).await
         }
     }
 

@@ -242,7 +242,7 @@ impl Inner {
             self.note(&attempt.provider, &attempt.provider_model, Outcome::Good).await;
         }
         attempt.handle = done.handle.or(attempt.handle);
-        self.note_absurd(&attempt, &done.verdict);
+        Self::note_absurd(&attempt, &done.verdict);
         attempt.close(AttemptState::Succeeded, done.verdict, now);
         if outputs.is_empty() {
             let error = ProviderError::new(
@@ -268,7 +268,7 @@ impl Inner {
     }
 
     /// A charge far beyond the price is not believed, and somebody should look at it.
-    pub(super) fn note_absurd(&self, attempt: &Attempt, verdict: &Verdict) {
+    pub(super) fn note_absurd(attempt: &Attempt, verdict: &Verdict) {
         if attempt.is_absurd(verdict) {
             let charged = verdict.charged.map(|usd| usd.to_string());
             tracing::error!(

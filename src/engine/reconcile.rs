@@ -27,7 +27,7 @@ impl Inner {
         }
         // What had come of the answer may tell what became of the call.
         if let Some(evidence) = self.spool.left(&attempt.id.to_string()) {
-            return self.answered_before(task, attempt, evidence).await;
+            return Box::pin(self.answered_before(task, attempt, evidence)).await;
         }
         attempt.judge(Verdict::new(Billing::Unknown, "the gateway stopped while the call was under way"));
         tracing::warn!(task.id = %task.id, attempt.id = %attempt.id, "a paid call was interrupted; its outcome is unknown");

@@ -29,7 +29,7 @@ impl Inner {
         self.observed.failed(&attempt.provider, error.kind);
         attempt.failure = Some(failure(&error));
         attempt.handle = attempt.handle.or_else(|| error.job_id.clone());
-        self.note_absurd(&attempt, &error.verdict);
+        Self::note_absurd(&attempt, &error.verdict);
         attempt.close(state, error.verdict.clone(), now);
         // A provider that named a job by its callback has not refused it, whatever its answer says.
         let refused = matches!(state, AttemptState::Rejected | AttemptState::NotSent);

@@ -168,7 +168,7 @@ impl Inner {
     /// The job that an answer named is another attempt's: nothing of the answer is believed. If that attempt is an earlier one
     /// of the same task, what it makes is the task's; anything else is a mistake of the provider's, or worse.
     async fn bound_elsewhere(&self, task: Box<Task>, step: &Step) -> Option<Box<Task>> {
-        let Some(mut attempt) = step.attempt.clone() else { return None };
+        let mut attempt = step.attempt.clone()?;
         let mut tries = 0;
         let mut done = self.job_taken(&attempt).await;
         while let Err(error) = done {

@@ -97,7 +97,9 @@ impl<'a> Gathered<'a> {
         self.refused_in(&json);
         match json.get("choices").and_then(Value::as_array) {
             Some(choices) => {
-                choices.iter().for_each(|choice| self.choice(choice, images));
+                for choice in choices {
+                    self.choice(choice, images);
+                }
                 // Images beside the text, as some relays put them.
                 let beside = json.as_object().into_iter().flatten().filter(|(key, _)| *key != "choices");
                 let beside = Value::Object(beside.map(|(key, value)| (key.clone(), value.clone())).collect());
@@ -157,7 +159,7 @@ impl<'a> Gathered<'a> {
             let Some((number, after)) = after.split_once(MARK) else { break };
             self.content.push_str(before);
             if let Some(image) = images.in_text(&format!("{MARK}{number}{MARK}")).first() {
-                self.content.push_str(&format!("{MARK}{}{MARK}", image.sha256));
+                self.content.extend([MARK, &image.sha256, MARK]);
             }
             rest = after;
         }
@@ -218,7 +220,7 @@ impl<'a> Gathered<'a> {
             for address in links::addresses(&links::without_code(&self.content), self.own) {
                 match self.inline.get(address.trim_matches(|c| MARK.contains(c))) {
                     Some(image) if !self.own.has_bytes(&image.sha256) => {
-                        images.push(ImageSource::Inline(Arc::clone(image)))
+                        images.push(ImageSource::Inline(Arc::clone(image)));
                     }
                     Some(_) => {}
                     None => images.push(ImageSource::Url(address)),
@@ -234,10 +236,8 @@ impl<'a> Gathered<'a> {
 
 /// The error that a document tells of, in the shapes vendors use.
 fn error_said(json: &Value, kind: &str) -> Option<ErrorSaid> {
-    let failure = kind == "error"
-        || kind.ends_with(".error")
-        || kind.ends_with(".failed")
-        || kind == "response.incomplete";
+    let failure =
+        kind == "response.incomplete" || matches!(kind.rsplit('.').next(), Some("error" | "failed"));
     let places = ["/error", "/errors/0", "/response/error", "/response/incomplete_details", "/data/error"];
     let found = places.iter().find_map(|pointer| said(json.pointer(pointer)?, Some(json)));
     if found.is_some() {

@@ -224,7 +224,9 @@ impl Finder<'_> {
                 // The same images under another name are the same images.
                 let mut list = Found::default();
                 let mut finder = Finder { images: self.images, own: self.own, found: &mut list };
-                items.iter().for_each(|item| finder.value(item, key, nested));
+                for item in items {
+                    finder.value(item, key, nested);
+                }
                 self.found.merge(list);
             }
             Value::String(_) => {

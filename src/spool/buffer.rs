@@ -202,14 +202,14 @@ impl Spooled {
     /// A file of a process that was killed, and the line it begins with.
     pub(super) fn found(spool: Spool, name: String, path: PathBuf) -> Option<(Vec<u8>, Self)> {
         let file = File::options().read(true).write(true).open(&path).ok()?;
-        let mut head = Vec::new();
-        io::BufReader::new(&file).take(MAX_HEAD).read_until(b'\n', &mut head).ok()?;
-        let begins = head.len() as u64;
+        let mut line = Vec::new();
+        io::BufReader::new(&file).take(MAX_HEAD).read_until(b'\n', &mut line).ok()?;
+        let begins = line.len() as u64;
         let written = file.metadata().ok()?.len().saturating_sub(begins);
         let held = Arc::new(Held { spool: spool.clone(), bytes: 0 });
         let (length, kept_as) = (AtomicU64::new(written), Mutex::new(Some(name)));
         let file = Arc::new(SpoolFile { spool, path, file, begins, length, kept_as });
-        Some((head, Self { file: Some(file), written, tail: Bytes::new(), _held: held }))
+        Some((line, Self { file: Some(file), written, tail: Bytes::new(), _held: held }))
     }
 
     /// The answer to a paid call was acted on: its file goes with the last who holds it, instead of being kept.

@@ -153,6 +153,10 @@ fn take_over(other: &Path, folder: &Path, left: &mut HashMap<String, PathBuf>) -
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::used_underscore_binding,
+    reason = "a lock that is only held is let go of by these tests alone"
+)]
 mod tests {
     use futures_util::StreamExt;
 

@@ -146,13 +146,12 @@ impl Shelved {
 
     /// What is kept there: names and sizes.
     pub fn objects(&self) -> Vec<(String, u64)> {
-        match &self.bucket {
-            Some(bucket) => bucket.objects(),
-            None => {
-                let mut files = files(&self.gateway.folder().join("blobs"));
-                files.retain(|(name, _)| !name.starts_with("spool/"));
-                files
-            }
+        if let Some(bucket) = &self.bucket {
+            bucket.objects()
+        } else {
+            let mut files = files(&self.gateway.folder().join("blobs"));
+            files.retain(|(name, _)| !name.starts_with("spool/"));
+            files
         }
     }
 

@@ -24,7 +24,7 @@ impl Inner {
         let Some(task) = self.store.task(after.task).await? else { return Ok(true) };
         crash("late.found");
         if task.phase.terminal() {
-            self.enter_late(before, after, pictures).await?;
+            Box::pin(self.enter_late(before, after, pictures)).await?;
         } else if pictures.is_empty() {
             return Ok(false);
         } else {

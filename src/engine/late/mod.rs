@@ -65,9 +65,9 @@ impl Inner {
     pub(super) async fn look_for(&self, straggler: Straggler) {
         let (now, id) = (self.clock.now(), straggler.attempt.id);
         let again = |at| self.store.look_again(id, straggler.leased_until, at);
-        let looked = match self.find_in_its_trace(&straggler).await {
+        let looked = match Box::pin(self.find_in_its_trace(&straggler)).await {
             Ok(Some(Found::End(attempt, pictures))) => {
-                match self.enter_end(&straggler.attempt, *attempt, &pictures).await {
+                match Box::pin(self.enter_end(&straggler.attempt, *attempt, &pictures)).await {
                     // Its task is under way: what was found is entered when that has ended.
                     Ok(false) => again(Some(now + LOOK_MEANWHILE)).await,
                     entered => entered.map(drop),
@@ -254,7 +254,7 @@ impl Inner {
         if attempt.state == AttemptState::Succeeded && attempt.billed == verdict.billed {
             return;
         }
-        self.note_absurd(attempt, &verdict);
+        Self::note_absurd(attempt, &verdict);
         attempt.close(AttemptState::Succeeded, verdict, self.clock.now());
     }
 }

@@ -66,7 +66,7 @@ impl Inner {
             }
             Err(NotHere { error: BlobError::Fetch(_), .. }) => span.fail("fetch"),
             Err(NotHere { error: BlobError::NotAPicture(_) | BlobError::Truncated, .. }) => {
-                span.fail("not_a_picture")
+                span.fail("not_a_picture");
             }
             Err(_) => span.fail("storage"),
         }

@@ -57,7 +57,8 @@ impl Engine {
     ) -> Result<Recovered, Refusal> {
         // Apart from the caller's connection: what it began is ended.
         let inner = Arc::clone(&self.inner);
-        let recovering = self.inner.tracker.spawn(async move { inner.recover(id, supplied, who).await });
+        let recovering =
+            self.inner.tracker.spawn(async move { Box::pin(inner.recover(id, supplied, who)).await });
         match recovering.await {
             Ok(recovered) => recovered,
             Err(error) => Err(unreadable(&format!("reading it failed: {error}"))),
@@ -159,7 +160,7 @@ impl Inner {
                 let (made_verdict, handle) =
                     (Some(done.verdict.clone()), done.handle.clone().or(attempt.handle.clone()));
                 let Ok(made) = self.outputs_of(done).await else { return Ok(()) };
-                self.leave_behind(Attempt { made_verdict, handle, ..attempt }, made).await;
+                self.leave_behind(Attempt { handle, made_verdict, ..attempt }, made).await;
             }
             Ok(Progress::Pending(pending)) if attempt.handle.is_none() => {
                 self.leave_behind(Attempt { handle: Some(pending.handle), ..attempt }, Vec::new()).await;

@@ -45,7 +45,7 @@ struct Dialect {
     submit: &'static str,
     status: &'static str,
     body: fn(&Job<'_>) -> Value,
-    read: fn(&Value) -> Option<Told>,
+    read: fn(&Value) -> Told,
 }
 
 /// A job as the provider tells of it.
@@ -108,7 +108,7 @@ impl Provider for ImagePipeline {
     }
 
     fn named(&self, body: &Value) -> Option<String> {
-        (self.dialect.read)(body)?.handle
+        (self.dialect.read)(body).handle
     }
 }
 
@@ -122,13 +122,13 @@ struct Reading<'a> {
 
 impl Interpreter for Reading<'_> {
     fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
-        if let Some(json) = part.json
-            && let Some(told) = (self.api.dialect.read)(&json)
+        if let Some(json) = part.json {
+            let told = (self.api.dialect.read)(&json);
             // What follows an answer without naming a job is no news of it.
-            && (told.handle.is_some() || self.told.is_none())
-        {
-            self.told = Some(told);
-            self.found = results::find(&json, images, &self.about.own);
+            if told.handle.is_some() || self.told.is_none() {
+                self.told = Some(told);
+                self.found = results::find(&json, images, &self.about.own);
+            }
         }
         Vec::new()
     }

@@ -34,14 +34,14 @@ fn body(job: &Job<'_>) -> Value {
     body.into()
 }
 
-fn read(json: &Value) -> Option<Told> {
+fn read(json: &Value) -> Told {
     let progress = json.get("progress").and_then(percent);
     let error = text(json, "error").or_else(|| text(json, "message")).or_else(|| text(json, "detail"));
-    Some(Told {
+    Told {
         handle: json.get("job_id").and_then(job_id),
         status: text(json, "status"),
         progress,
         code: text(json, "failure_reason_code").or_else(|| text(json, "error_code")),
         error: error.unwrap_or_default(),
-    })
+    }
 }

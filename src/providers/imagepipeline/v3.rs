@@ -38,13 +38,13 @@ fn body(job: &Job<'_>) -> Value {
     body.into()
 }
 
-fn read(json: &Value) -> Option<Told> {
+fn read(json: &Value) -> Told {
     let error = text(json, "error").or_else(|| text(json, "detail")).or_else(|| text(json, "message"));
-    Some(Told {
+    Told {
         handle: json.get("id").and_then(job_id),
         status: text(json, "status"),
         progress: None,
         code: None,
         error: error.unwrap_or_default(),
-    })
+    }
 }

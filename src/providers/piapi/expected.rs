@@ -90,7 +90,7 @@ pub(super) const SUBMITTED: &[(&str, &str, &str, u16, &str)] = &[
         CHAT,
         "chat",
         200,
-        "failed as NoImage: gpt-4o-image answered with text only; classified as refusal; billed yes $0.00066",
+        "failed as NoImage: gpt-4o-image answered with text only; classified as refusal; billed unknown",
     ),
     (
         "gpt4o_image_nonstream_302ai_two_images.json",

@@ -48,7 +48,10 @@ impl Part {
 
     /// What was held back of a chat's running text.
     pub(super) fn running(text: String) -> Self {
-        Self::json(String::new(), serde_json::json!({"choices": [{"delta": {"content": text}}]}))
+        Self::json(
+            String::new(),
+            serde_json::json!({"choices": [{"delta": {"content": Value::String(text)}}]}),
+        )
     }
 }
 

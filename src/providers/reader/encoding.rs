@@ -47,15 +47,12 @@ where
         let mut inflated = false;
         for _ in 0..MAX_LAYERS {
             let (first, rest) = peek(body).await;
-            body = match layer(&first, named.pop().as_deref()) {
-                Some(layer) => {
-                    inflated = true;
-                    layer(rest)
-                }
-                None => {
-                    body = rest;
-                    break;
-                }
+            body = if let Some(layer) = layer(&first, named.pop().as_deref()) {
+                inflated = true;
+                layer(rest)
+            } else {
+                body = rest;
+                break;
             };
         }
         if inflated { measured(body, came) } else { body }
@@ -100,8 +97,10 @@ fn layer(first: &[u8], named: Option<&str>) -> Option<fn(Body) -> Body> {
 /// Whether a body begins as only one without an encoding does.
 fn plain(first: &[u8]) -> bool {
     match first.trim_ascii_start() {
-        [] | [0xef, 0xbb, 0xbf, ..] | [b'{', b'"' | b'}' | b' ' | b'\n' | b'\r', ..] => true,
-        [b'[', b'{' | b'"' | b']' | b' ' | b'\n' | b'\r', ..]
+        []
+        | [0xef, 0xbb, 0xbf, ..]
+        | [b'{', b'"' | b'}' | b' ' | b'\n' | b'\r', ..]
+        | [b'[', b'{' | b'"' | b']' | b' ' | b'\n' | b'\r', ..]
         | [b'<', b'!' | b'?' | b'a'..=b'z' | b'A'..=b'Z', ..] => true,
         text => {
             let events = [&b"data:"[..], b"event:", b"id:", b"retry:", b": "];

@@ -177,7 +177,7 @@ impl EventReader {
                 None => return,
                 // What says that it is over begins with a bracket, too.
                 Some(b'[') if !matches!(rest.get(1), None | Some(b'D' | b'd' | b'N' | b'n')) => {
-                    self.data = Data::Json
+                    self.data = Data::Json;
                 }
                 Some(b'{' | b'"') => self.data = Data::Json,
                 Some(_) => self.data = Data::Text(Box::default(), false),

@@ -137,7 +137,7 @@ impl JsonReader {
             b'}' | b']' => self.close(),
             b'"' => self.token = self.string_begins(),
             byte if byte.is_ascii_alphanumeric() || b"+-.".contains(&byte) => {
-                self.token = Token::Bare(vec![byte])
+                self.token = Token::Bare(vec![byte]);
             }
             // A key without a value.
             b',' => {

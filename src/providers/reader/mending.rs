@@ -52,12 +52,11 @@ impl Held {
             let before = if at > 0 { Some(rest[at - 1]) } else { out.last().copied().or(self.before) };
             let found = INTERRUPTIONS.iter().find(|one| rest[at..].starts_with(one));
             out.extend_from_slice(&rest[..at]);
-            match found.filter(|_| before.is_some_and(|byte| byte != b'\n')) {
-                Some(one) => rest = &rest[at + one.len()..],
-                None => {
-                    out.push(b':');
-                    rest = &rest[at + 1..];
-                }
+            if let Some(one) = found.filter(|_| before.is_some_and(|byte| byte != b'\n')) {
+                rest = &rest[at + one.len()..];
+            } else {
+                out.push(b':');
+                rest = &rest[at + 1..];
             }
         }
         let keep = if last { 0 } else { memchr::memchr(b':', rest).map_or(0, |at| rest.len() - at) };

@@ -70,18 +70,18 @@ where
     let mut body = encoding::decoded(&head, body);
     let mut reading = Reading::new(&head, limits, spool);
     let ends = Instant::now() + limits.whole;
-    let mut heard = Instant::now();
+    let mut spoke_at = Instant::now();
     let mut cut = None;
     while cut.is_none() && !reading.done() {
         // A flood is always ready: without this it would let nobody else work on this thread.
         tokio::task::coop::consume_budget().await;
-        let spoken = if reading.is_events() { heard + limits.silent } else { ends };
+        let spoken = if reading.is_events() { spoke_at + limits.silent } else { ends };
         let until = ends.min(spoken).min(Instant::now() + limits.idle);
         match timeout_at(until, body.next()).await {
             Ok(Some(Ok(bytes))) => {
                 for piece in bytes.chunks(PIECE) {
                     cut = reading.take(piece, &mut evidence).await;
-                    heard = if reading.parts.is_empty() { heard } else { Instant::now() };
+                    spoke_at = if reading.parts.is_empty() { spoke_at } else { Instant::now() };
                     reading.hand_over(interpreter, signals).await;
                     if cut.is_some() || reading.done() {
                         break;

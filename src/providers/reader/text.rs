@@ -41,13 +41,20 @@ struct Run {
     /// What stands between symbols: an escape that is not whole yet.
     escape: Vec<u8>,
     padded: bool,
-    /// Whether white space came after the last symbol.
-    spaced: bool,
+    /// The white space after the last symbol.
+    gap: Gap,
     /// How long the line is so far, and how long the first one was that white space ended.
     line: usize,
     first_line: Option<usize>,
-    /// Whether the line before was as long as the first.
-    even: bool,
+}
+
+/// White space in a run.
+#[derive(Clone, Copy, PartialEq)]
+enum Gap {
+    None,
+    /// The end of a line as long as the first one.
+    Line,
+    Other,
 }
 
 /// Base64 is wrapped into lines no longer than this.
@@ -124,10 +131,9 @@ impl TextReader {
             mending: images.mending,
             escape,
             padded: false,
-            spaced: false,
+            gap: Gap::None,
             line: 0,
             first_line: None,
-            even: false,
         };
         run.take(&symbols);
         self.run = Some(Box::new(run));
@@ -212,10 +218,10 @@ impl Run {
                     bytes[at..].iter().position(|byte| !is_symbol(*byte)).unwrap_or(bytes.len() - at);
                 if symbols > 0 {
                     // After a whole image and a gap that is no end of a line these are words.
-                    if self.spaced && !self.even && self.image.complete() {
+                    if self.gap == Gap::Other && self.image.complete() {
                         break;
                     }
-                    self.spaced = false;
+                    self.gap = Gap::None;
                     self.line += symbols;
                     self.image.symbols(&bytes[at..at + symbols]);
                     at += symbols;
@@ -258,10 +264,10 @@ impl Run {
 
     /// White space: the end of a line, perhaps.
     fn space(&mut self, byte: u8) {
-        self.spaced = true;
         if self.line > 0 {
             let first = *self.first_line.get_or_insert(self.line);
-            self.even = matches!(byte, b'\n' | b'\r') && self.line == first && first <= MAX_LINE;
+            let even = matches!(byte, b'\n' | b'\r') && self.line == first && first <= MAX_LINE;
+            self.gap = if even { Gap::Line } else { Gap::Other };
             self.line = 0;
         }
     }

@@ -208,24 +208,22 @@ impl Interpreter for Reading<'_> {
     fn conclude(&mut self, answer: &Answer) -> Result<Progress, ProviderError> {
         let mut answer = Answer { json: self.told.clone(), ..answer.clone() };
         let data = self.told.as_ref().and_then(data);
-        match self.about.handle {
-            // One that shows images is done, even where the word for it is missing or was cut off.
-            Some(handle) => match data.filter(|data| data.get("status").is_some() || self.shows_images()) {
-                Some(data) if (200..300).contains(&answer.status) => {
-                    Ok(self.flux.read(handle, data, &answer, self))
-                }
-                _ => {
-                    answer.status = spoken_status(&answer);
-                    Err(self.flux.account.judge(On::Check, &answer))
-                }
-            },
-            None => {
-                let id = data.and_then(|data| job_id(data.get("task_id").or_else(|| data.get("id"))?));
-                match id.zip(data) {
-                    // A task was made, whatever else the answer says.
-                    Some((id, data)) => Ok(self.flux.read(&id, data, &answer, self)),
-                    None => Err(self.flux.refusal(answer)),
-                }
+        let Some(handle) = self.about.handle else {
+            let id = data.and_then(|data| job_id(data.get("task_id").or_else(|| data.get("id"))?));
+            return match id.zip(data) {
+                // A task was made, whatever else the answer says.
+                Some((id, data)) => Ok(self.flux.read(&id, data, &answer, self)),
+                None => Err(self.flux.refusal(answer)),
+            };
+        };
+        // One that shows images is done, even where the word for it is missing or was cut off.
+        match data.filter(|data| data.get("status").is_some() || self.shows_images()) {
+            Some(data) if (200..300).contains(&answer.status) => {
+                Ok(self.flux.read(handle, data, &answer, self))
+            }
+            _ => {
+                answer.status = spoken_status(&answer);
+                Err(self.flux.account.judge(On::Check, &answer))
             }
         }
     }

@@ -80,6 +80,18 @@ async fn a_flood_lets_others_work() {
     assert!(turns > 3, "{turns}");
 }
 
+/// All images of an answer.
+struct Kept(Vec<Arc<InlineImage>>);
+impl Interpreter for Kept {
+    fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
+        self.0.extend(images.in_text(&strings(&part.json.unwrap())));
+        Vec::new()
+    }
+    fn conclude(&mut self, _: &Answer) -> Result<Progress, ProviderError> {
+        unreachable!()
+    }
+}
+
 /// An image that is too large for memory goes to a file, and is the same.
 #[tokio::test]
 async fn a_large_image_goes_through_the_spool() {
@@ -95,16 +107,6 @@ async fn a_large_image_goes_through_the_spool() {
     assert!(image.len() > 4_000_000);
     let body = json!({"data": [{"b64_json": STANDARD.encode(&image)}]}).to_string();
     let spool = spool();
-    struct Kept(Vec<Arc<InlineImage>>);
-    impl Interpreter for Kept {
-        fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
-            self.0.extend(images.in_text(&strings(&part.json.unwrap())));
-            Vec::new()
-        }
-        fn conclude(&mut self, _: &Answer) -> Result<Progress, ProviderError> {
-            unreachable!()
-        }
-    }
     let mut kept = Kept(Vec::new());
     let pieces: Vec<_> =
         body.as_bytes().chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
