@@ -38,6 +38,7 @@ impl Interpreter for Counted {
 }
 
 /// Reads an answer that comes in pieces of this length.
+#[expect(clippy::expect_used, reason = "without a place to work in there is nothing to measure")]
 fn read_all(bencher: Bencher, body: &'static [u8], piece: usize) {
     let folder = tempfile::tempdir().expect("a place to work in");
     let spool = Spool::open(folder.path(), u64::MAX).expect("a place to work in");

@@ -45,6 +45,7 @@ kind = "piapi_flux"
 base_url = "http://127.0.0.1:{simulator}"
 api_key = "simulated"
 poll_after_s = 0.5
+allow_http_results = true
 """
 
 
