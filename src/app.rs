@@ -191,7 +191,7 @@ impl App {
 }
 
 /// The longest answer of a provider, in MiB, when its block does not say: ten images of 4096 × 4096 pixels at their largest.
-const MAX_ANSWER_MIB: u32 = 1024;
+const MAX_ANSWER_MIB: u32 = 512;
 
 /// The spool is beside the pictures where they lie in a folder: on one disk, under one watch.
 pub(crate) fn open_spool(config: &Config) -> anyhow::Result<Spool> {

@@ -181,6 +181,9 @@ pub struct State {
     pub failure: Option<Failure>,
     /// Until when a submission of unknown outcome is looked for.
     pub reconcile_until: Option<Millis>,
+    /// Until when it counts against its account although nobody knows whether the provider is at work on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot_until: Option<Millis>,
     /// Whether the provider in hand can be asked to stop.
     pub cancels: bool,
     /// Set once the caller has called it off while the provider was at work.

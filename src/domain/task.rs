@@ -232,6 +232,7 @@ impl Task {
             self.state.tries = 0;
             self.state.unanswered = 0;
             self.state.since = Some(now);
+            self.state.slot_until.take_if(|_| self.phase != Phase::Reconciling);
         }
         let told = match event {
             Event::Submit { attempt, route } => {

@@ -17,6 +17,12 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Retry-After is never longer…
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
+/// Nine of ten are taken to be done after this time before any was seen…
+const LONGEST_UNSEEN_S: f64 = 30.0;
+/// …and no job of which nothing is heard is thought to run shorter…
+const LONGEST_LEAST: Duration = Duration::from_secs(30);
+/// …or longer than this.
+const LONGEST_MOST: Duration = Duration::from_mins(5);
 /// What a task is taken to need before any was seen.
 const USUAL_S: f64 = 5.0;
 
@@ -103,6 +109,12 @@ impl Inner {
         #[expect(clippy::cast_precision_loss, reason = "ten thousand at most")]
         let rounds = place as f64 / f64::from(limit);
         self.usual(lane).mul_f64(rounds)
+    }
+
+    /// How long a job can run at a provider of which nothing is heard: twice as long as nine of ten did.
+    pub(super) fn longest(&self, lane: &str) -> Duration {
+        let usual = self.observed.record(lane).p90.unwrap_or(LONGEST_UNSEEN_S);
+        Duration::from_secs_f64(usual * 2.0).clamp(LONGEST_LEAST, LONGEST_MOST)
     }
 
     /// How long a task usually takes at a provider.

@@ -76,6 +76,9 @@ impl Inner {
         crash("poll.answered");
         let silent = matches!(&answered.outcome, Err(error) if error.kind != Kind::Missing);
         task.state.unanswered = if silent { task.state.unanswered + 1 } else { 0 };
+        // One that cannot be asked about takes nobody's place for longer than it can run.
+        let runs_until = task.state.slot_until.unwrap_or(now + self.longest(&attempt.provider));
+        task.state.slot_until = silent.then_some(runs_until);
         let kept = reason(&answered).zip(answered.evidence);
         match answered.outcome {
             Ok(Progress::Pending(pending)) => self.stay(task, pending.progress, next).await,

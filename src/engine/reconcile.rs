@@ -60,8 +60,9 @@ impl Inner {
         self.lose(task, attempt).await;
     }
 
-    async fn lose(&self, task: Box<Task>, mut attempt: Attempt) {
+    async fn lose(&self, mut task: Box<Task>, mut attempt: Attempt) {
         attempt.state = AttemptState::Unknown;
+        task.state.slot_until = Some(self.clock.now() + self.longest(&attempt.provider));
         self.note(&attempt.provider, &attempt.provider_model, Outcome::Neutral).await;
         if let Some(task) = self.save(task, Step::leased(Event::Lose).with(attempt)).await {
             // What turns up may lead here again.

@@ -20,18 +20,19 @@ pub struct Gate {
     pub configured: u32,
 }
 
-/// How many tasks each lane has at its provider.
+/// How many tasks each lane has at its provider. One of unknown outcome counts for as long as a job can run.
 pub(super) const IN_FLIGHT: &str = "SELECT lane, COUNT(*) FROM tasks \
-     WHERE phase IN ('submitting', 'waiting', 'reconciling') GROUP BY lane";
+     WHERE phase IN ('submitting', 'waiting', 'reconciling') AND (slot_until IS NULL OR slot_until > $1) GROUP BY lane";
 /// How many one lane has.
-pub(super) const AT_WORK: &str =
-    "SELECT COUNT(*) FROM tasks WHERE lane = $1 AND phase IN ('submitting', 'waiting', 'reconciling')";
+pub(super) const AT_WORK: &str = "SELECT COUNT(*) FROM tasks WHERE lane = $1 \
+     AND phase IN ('submitting', 'waiting', 'reconciling') AND (slot_until IS NULL OR slot_until > $2)";
 
 impl Store {
     /// How many tasks each lane has at its provider.
     pub async fn in_flight(&self) -> Result<HashMap<String, i64>, StoreError> {
+        let now = self.clock.now();
         let counts: Vec<(String, i64)> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(IN_FLIGHT).fetch_all(c).await)?;
+            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(IN_FLIGHT).bind(now.0).fetch_all(c).await)?;
         Ok(counts.into_iter().collect())
     }
 
@@ -72,7 +73,7 @@ pub(super) async fn pass(conn: &mut Conn<'_>, gate: &Gate, now: Millis) -> Resul
     if let Admission::Closed(until) = admission {
         return Err(StoreError::Closed(until));
     }
-    let at_work: i64 = on!(conn, c => sqlx::query_scalar(AT_WORK).bind(&gate.lane).fetch_one(c).await)?;
+    let at_work: i64 = on!(conn, c => sqlx::query_scalar(AT_WORK).bind(&gate.lane).bind(now.0).fetch_one(c).await)?;
     if at_work >= i64::from(state.limit(gate.configured, now)) {
         return Err(StoreError::Closed(now));
     }

@@ -33,7 +33,7 @@ pub(super) use columns;
 pub(super) const BY_KEY: &str =
     concat!("SELECT ", columns!(), " FROM tasks WHERE tenant = $1 AND idempotency_key = $2");
 const UPDATE: &str = "UPDATE tasks SET phase = $3, lane = $4, queue_rank = $5, wake_at = $6, started_at = $7, \
-     finished_at = $8, media_until = $9, state = $10, version = version + 1 WHERE id = $1 AND version = $2";
+     finished_at = $8, media_until = $9, state = $10, slot_until = $11, version = version + 1 WHERE id = $1 AND version = $2";
 
 /// One step of a task, saved whole or not at all.
 #[derive(Debug, Clone)]
@@ -307,6 +307,7 @@ fn write(script: &mut Script, task: &mut Task) {
     script.bind(task.id.to_string()).bind(task.version).bind(task.phase.as_str()).bind(&task.lane);
     script.bind(task.rank).bind(task.wake_at.map(|at| at.0)).bind(task.started_at.map(|at| at.0));
     script.bind(task.finished_at.map(|at| at.0)).bind(media_until.map(|at| at.0)).bind(json(&task.state));
+    script.bind(task.state.slot_until.map(|at| at.0));
     script.must();
     task.version += 1;
 }

@@ -23,7 +23,7 @@ pub fn configuration(store: &str, upstream: &str, folder: &TempDir, more: &str) 
         let name = kind.name;
         format!(
             "[providers.{name}]\nkind = \"{name}\"\nbase_url = \"{upstream}\"\napi_key = \"upstream-key-0123456789\"\nallow_http_results = true\n\
-             in_flight = 50\npoll_after_s = 0.05\n"
+             in_flight = 50\npoll_after_s = 0.05\nmax_answer_mib = 100\n"
         )
     });
     let providers = if more.starts_with(ONLY) { String::new() } else { providers.collect() };

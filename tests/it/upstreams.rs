@@ -27,7 +27,7 @@ const HOSTILE: &[Row] = &[
     ("U13", FLUX, "no_image=string", "no_image_returned", "yes", 1),
     ("U13", FLUX, "no_image=array", "no_image_returned", "yes", 1),
     ("U13", FLUX, "base64=both", "succeeded", "yes", 1),
-    ("U13", FLUX, "file_url", "asset_rejected", "yes", 1),
+    ("U13", FLUX, "file_url", "no_image_returned", "yes", 1),
     ("U14", CHAT, "sse=no_newline", "outcome_unknown", "unknown", 1),
     ("U14", CHAT, "sse=big_event", "succeeded", "yes", 1),
     ("U14", CHAT, "sse=flood", "outcome_unknown", "unknown", 1),
