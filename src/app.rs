@@ -113,6 +113,7 @@ impl App {
             hold_submissions: config.engine.hold_submissions,
             deadline: seconds(config.engine.deadline_s),
             concurrency: config.engine.concurrency,
+            downloads: config.blobs.downloads,
             open_per_tenant: config.engine.open_per_tenant,
             open_in_all: config.engine.open_in_all,
             keeping: config.retention.keeping(),

@@ -1,9 +1,6 @@
 //! Brings an input image from an address its caller chose into the blob store through the guarded client, streamed, capped
-//! and hashed; and says who may download just now.
+//! and hashed.
 
-use std::sync::Arc;
-
-use tokio::sync::OwnedSemaphorePermit;
 use url::Url;
 
 use super::{BlobError, Blobs, MAX_BYTES, Saved};
@@ -32,12 +29,6 @@ impl Blobs {
             Err(_) => span.fail("storage"),
         }
         fetched
-    }
-
-    /// One of so many downloads at once: to be held for as long as it takes.
-    pub async fn download_slot(&self) -> Option<OwnedSemaphorePermit> {
-        // Never closed, so there always is one in the end.
-        Arc::clone(&self.slots).acquire_owned().await.ok()
     }
 
     async fn bring(&self, guarded: &Guarded, address: &str) -> Result<Saved, BlobError> {

@@ -15,15 +15,17 @@ const WINDOW: Duration = Duration::from_mins(1);
 /// …this many outcomes, more than half of them failures, open it too.
 const ENOUGH: u32 = 20;
 /// How long a circuit stays open at first; it doubles each time its probe fails.
-const OPEN: Duration = Duration::from_secs(30);
-/// The longest it stays open.
-const OPEN_MOST: Duration = Duration::from_mins(5);
+const OPEN: Duration = Duration::from_secs(10);
+/// The longest it stays open: whatever is wrong with a provider, half a minute after it is well again it is found to be.
+const OPEN_MOST: Duration = Duration::from_secs(30);
 /// While one task probes, the others look again after so long.
 const PROBING: Duration = Duration::from_secs(5);
-/// A probe that is not heard of for this long has been lost with its worker.
-const PROBE_LOST: Duration = Duration::from_mins(20);
+/// A probe that is not heard of for this long is slow, or was lost with its worker: another one may try.
+const PROBE_LOST: Duration = Duration::from_secs(30);
 /// How long a limit that the provider named is believed.
 const CEILING_HOLDS: Duration = Duration::from_hours(1);
+/// The longest rest that is kept, whoever asked for it.
+pub const PAUSE_MOST: Duration = Duration::from_mins(15);
 /// The circuit that stands for the account as a whole.
 const ACCOUNT: &str = "*";
 
@@ -61,6 +63,8 @@ struct Circuit {
 pub enum Outcome {
     /// It worked.
     Good,
+    /// The provider has taken it on: it is there, and takes tasks. What becomes of the task is another matter.
+    Accepted,
     /// It failed in a way that speaks against the model's health.
     Sick,
     /// It failed on its own account, which the request may have brought about: it counts, but a few in a row prove nothing.
@@ -154,6 +158,7 @@ impl LaneState {
                 }
                 self.grow(configured);
             }
+            Outcome::Accepted => self.close(Some(model)),
             Outcome::Sick => self.circuits.entry(model.to_owned()).or_default().bad(true, now),
             Outcome::Poor => self.circuits.entry(model.to_owned()).or_default().bad(false, now),
             Outcome::Refused => self.circuits.entry(ACCOUNT.to_owned()).or_default().open(now),
@@ -168,12 +173,38 @@ impl LaneState {
             }
             Outcome::Neutral => {}
         }
-        if !matches!(outcome, Outcome::Good | Outcome::Sick | Outcome::Poor) {
+        if !matches!(outcome, Outcome::Good | Outcome::Accepted | Outcome::Sick | Outcome::Poor) {
             // A probe that met something else has found nothing out: the next task may try.
             for circuit in self.circuits.values_mut() {
                 circuit.probe_since = None;
             }
         }
+    }
+
+    /// Closes the circuits that are open: of the account, and of this model or of all.
+    fn close(&mut self, model: Option<&str>) {
+        let named = |name: &str| name == ACCOUNT || model.is_none_or(|model| model == name);
+        self.circuits.retain(|name, circuit| circuit.open_until.is_none() || !named(name));
+    }
+
+    /// Forgets what was held against the account because of its key: it has another one.
+    pub fn reopen(&mut self) {
+        self.close(None);
+        self.paused_until = None;
+    }
+
+    /// The same with no moment further away than it can be: a clock that was ahead for a while leaves nothing behind.
+    #[must_use]
+    pub fn bounded(mut self, now: Millis) -> Self {
+        let most = |at: &mut i64, span: Duration| *at = (*at).min((now + span).0);
+        self.paused_until.iter_mut().for_each(|until| most(until, PAUSE_MOST));
+        self.ceiling.iter_mut().for_each(|(_, until)| most(until, CEILING_HOLDS));
+        for circuit in self.circuits.values_mut() {
+            circuit.open_until.iter_mut().for_each(|until| most(until, OPEN_MOST));
+            circuit.probe_since.iter_mut().for_each(|since| most(since, Duration::ZERO));
+            most(&mut circuit.window_from, Duration::ZERO);
+        }
+        self
     }
 
     /// Whether nothing is held against the account: then an outcome that is not bad need not be written down.
@@ -273,7 +304,7 @@ mod tests {
         }
         assert_eq!(lane.admit("a", NOW), Admission::Free);
         lane.note("a", Outcome::Sick, 8, NOW);
-        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(30)));
+        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(10)));
         assert_eq!(lane.admit("b", NOW), Admission::Free);
         assert_eq!(lane.word(NOW), "open");
     }
@@ -282,18 +313,47 @@ mod tests {
     fn one_real_task_probes_and_decides() {
         let mut lane = LaneState::default();
         (0..5).for_each(|_| lane.note("a", Outcome::Sick, 8, NOW));
-        assert_eq!(lane.admit("a", after(30)), Admission::Probe);
-        lane.probe("a", after(30));
-        assert_eq!(lane.admit("a", after(31)), Admission::Closed(after(36)), "one probe at a time");
-        lane.note("a", Outcome::Sick, 8, after(32));
-        assert_eq!(lane.admit("a", after(33)), Admission::Closed(after(92)), "twice as long");
-        lane.probe("a", after(92));
-        lane.note("a", Outcome::Good, 8, after(93));
-        assert_eq!((lane.admit("a", after(93)), lane.is_well()), (Admission::Free, true));
-        // A probe whose worker died does not keep the circuit open for ever.
+        assert_eq!(lane.admit("a", after(10)), Admission::Probe);
+        lane.probe("a", after(10));
+        assert_eq!(lane.admit("a", after(11)), Admission::Closed(after(16)), "one probe at a time");
+        lane.note("a", Outcome::Sick, 8, after(12));
+        assert_eq!(lane.admit("a", after(13)), Admission::Closed(after(32)), "twice as long");
+        lane.probe("a", after(32));
+        lane.note("a", Outcome::Good, 8, after(33));
+        assert_eq!((lane.admit("a", after(33)), lane.is_well()), (Admission::Free, true));
+        // A probe that is slow, or whose worker died, does not keep the circuit open.
         (0..5).for_each(|_| lane.note("a", Outcome::Sick, 8, after(100)));
-        lane.probe("a", after(130));
-        assert_eq!(lane.admit("a", after(130) + PROBE_LOST), Admission::Probe);
+        lane.probe("a", after(110));
+        assert_eq!(lane.admit("a", after(110) + PROBE_LOST), Admission::Probe);
+        // Nor for longer than half a minute, however often it fails.
+        (0..9).for_each(|at| lane.note("a", Outcome::Sick, 8, after(200 + 40 * at)));
+        assert_eq!(lane.admit("a", after(521)), Admission::Closed(after(550)));
+    }
+
+    #[test]
+    fn what_a_provider_takes_on_closes_the_circuit_before_it_is_done() {
+        for outcome in [Outcome::Sick, Outcome::Refused] {
+            let mut lane = LaneState::default();
+            (0..5).for_each(|_| lane.note("a", outcome, 8, NOW));
+            lane.probe("a", after(10));
+            lane.note("a", Outcome::Accepted, 8, after(11));
+            assert_eq!(lane.admit("a", after(11)), Admission::Free, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_leaves_nothing_behind() {
+        let (ahead, mut lane) = (after(7 * 86_400), LaneState::default());
+        (0..5).for_each(|_| lane.note("a", Outcome::Sick, 8, ahead));
+        lane.note("a", Outcome::Refused, 8, ahead);
+        lane.note("a", Outcome::Crowded(Some(2), Duration::from_hours(3)), 8, ahead);
+        lane.probe("a", ahead);
+        assert!(matches!(lane.admit("a", NOW), Admission::Closed(until) if until > after(86_400)));
+        let lane = lane.bounded(NOW);
+        assert_eq!(lane.admit("a", NOW), Admission::Closed(NOW + PAUSE_MOST));
+        assert_eq!(lane.limit(8, NOW + CEILING_HOLDS), 4);
+        let at = NOW + PAUSE_MOST;
+        assert_eq!(lane.bounded(at).admit("a", at), Admission::Probe);
     }
 
     #[test]
@@ -305,7 +365,7 @@ mod tests {
         }
         assert_eq!(lane.admit("a", NOW), Admission::Free);
         lane.note("a", Outcome::Sick, 8, NOW);
-        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(30)));
+        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(10)));
     }
 
     #[test]
@@ -314,7 +374,7 @@ mod tests {
         (0..19).for_each(|_| lane.note("a", Outcome::Poor, 8, NOW));
         assert_eq!(lane.admit("a", NOW), Admission::Free);
         lane.note("a", Outcome::Poor, 8, NOW);
-        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(30)));
+        assert_eq!(lane.admit("a", NOW), Admission::Closed(after(10)));
     }
 
     #[test]
@@ -325,7 +385,7 @@ mod tests {
         assert_eq!(lane.admit("b", NOW), Admission::Closed(after(60)));
         let mut lane = LaneState::default();
         lane.note("a", Outcome::Refused, 8, NOW);
-        assert_eq!(lane.admit("b", NOW), Admission::Closed(after(30)));
+        assert_eq!(lane.admit("b", NOW), Admission::Closed(after(10)));
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Task {
         state.effective = json!({});
         state.adjustments.clear();
         state.outputs.clear();
+        state.fetched.clear();
         state.trace = None;
         state.expires_at = None;
         state.erased_at = Some(now);

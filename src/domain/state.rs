@@ -1,5 +1,7 @@
 //! What a task carries with it on its way: its routes, what a provider made, what it costs, why it failed.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -8,7 +10,7 @@ use super::attempt::{Billing, ProviderUnits};
 use super::clock::Millis;
 use super::code::Code;
 use super::fit::Adjustment;
-use super::id::AttemptId;
+use super::id::{AttemptId, FileId};
 use super::image::ImageKind;
 use super::money::Usd;
 use super::trace::Trace;
@@ -181,6 +183,9 @@ pub struct State {
     pub failure: Option<Failure>,
     /// Until when a submission of unknown outcome is looked for.
     pub reconcile_until: Option<Millis>,
+    /// Input images that were fetched from where the caller said, by their address.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fetched: BTreeMap<String, FileId>,
     /// Until when it counts against its account although nobody knows whether the provider is at work on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot_until: Option<Millis>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::late::{LOOK_AFTER, WAIT_FOR_OTHERS};
-use super::pace::backoff;
+use super::pace::{backoff, spread};
 use super::results::NotHere;
 use super::save::Step;
 use crate::blobs::{BlobError, Saved};
@@ -37,7 +37,7 @@ impl Inner {
             None => None,
         };
         let mut here: Vec<Option<Saved>> = Vec::new();
-        let mut not_here: Option<NotHere> = None;
+        let (mut not_here, mut not_asked): (Option<NotHere>, Option<Duration>) = (None, None);
         for at in 0..task.state.outputs.len() {
             let fetched = match (&task.state.outputs[at].source, &attempt) {
                 (Source::Blob(sha256), _) => self.blobs.describe(sha256).await.map_err(NotHere::from),
@@ -48,6 +48,10 @@ impl Inner {
                 Ok(saved) => {
                     task.state.outputs[at].source = Source::Blob(saved.sha256.clone());
                     here.push(Some(saved));
+                }
+                Err(NotHere { later: Some(later), .. }) => {
+                    not_asked = Some(not_asked.map_or(later, |before: Duration| before.min(later)));
+                    here.push(None);
                 }
                 Err(this) => {
                     tracing::warn!(task.id = %task.id, at, error = %this.error, "a picture has not come");
@@ -62,10 +66,19 @@ impl Inner {
                 }
             }
         }
-        let Some(not_here) = not_here else { return self.keep(task, here, None).await };
+        let Some(not_here) = not_here else {
+            return match not_asked {
+                None => self.keep(task, here, None).await,
+                // Nobody was asked, so nothing has failed: in a moment it is this one's turn.
+                Some(later) => {
+                    let wake_at = now + spread(later);
+                    self.save(task, Step::new(Event::Stay(None), wake_at)).await;
+                }
+            };
+        };
         let waited = now.since(task.state.since.unwrap_or(now));
         // Fresh links may help where these cannot.
-        let hopeless = hopeless(&not_here.error) && task.state.tries > 0;
+        let hopeless = hopeless(&not_here.error) && task.state.tries > 0 && not_asked.is_none();
         if waited >= ASSET_WINDOW || hopeless {
             return self.give_up(task, attempt, here, not_here).await;
         }

@@ -36,6 +36,7 @@ mod tidy;
 mod worker;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub use catalog::{Alias, Catalog, Entry};
 pub use deliver::WebhookSettings;
 pub use lane::LaneView;
 pub use offered::Offered;
-pub use results::{Recovered, Supplied};
+pub use results::{HostView, Recovered, Supplied};
 pub use route::{NoRoute, Plan, Planned, Rejected, Standing};
 pub use tidy::TidyError;
 
@@ -86,8 +87,10 @@ pub struct Settings {
     pub hold_submissions: bool,
     /// How long a task may take when its caller does not say.
     pub deadline: Duration,
-    /// How many tasks this process works on at once.
+    /// How many tasks this process polls at once, and how many it saves.
     pub concurrency: usize,
+    /// How many results may be on their way here at once, and how many input images.
+    pub downloads: usize,
     /// How many tasks of one tenant may be open.
     pub open_per_tenant: u32,
     /// How many tasks may be open in all.
@@ -138,6 +141,10 @@ struct Inner {
     known: lane::Known,
     crowd: crowd::Crowd,
     mail: deliver::Mail,
+    hosts: Arc<results::Hosts>,
+    /// Late results that are being looked for.
+    looks: AtomicUsize,
+    guests: prepare::Guests,
     held: Mutex<HashMap<TaskId, Held>>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -147,10 +154,23 @@ struct Inner {
 struct Held {
     /// The version it is held by.
     version: i64,
+    /// What is being done with it.
+    work: Work,
     /// The lane it is about to be sent on: counted against the lane until the row itself says so.
     starting: Option<String>,
     /// Whether something happened meanwhile that makes it due again at once.
     again: bool,
+}
+
+/// Kinds of work, of which each has places of its own: none waits for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// Being sent: bounded by what its account takes at once.
+    Send,
+    /// Asking how a job stands, and all else that takes a moment.
+    Poll,
+    /// Bringing images here.
+    Save,
 }
 
 impl std::ops::Deref for Inner {
@@ -168,6 +188,9 @@ impl Engine {
             known: lane::Known::default(),
             crowd: crowd::Crowd::default(),
             mail: deliver::Mail::default(),
+            hosts: results::Hosts::new(parts.settings.downloads),
+            looks: AtomicUsize::new(0),
+            guests: prepare::Guests::default(),
             held: Mutex::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -1,12 +1,14 @@
 //! Input images, made ready before anything is bought: passed on where the provider can reach them itself, brought into
 //! custody where only we can, painted where a mask has no field of its own, and handed over the way the route takes them.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Inner;
-use super::pace::backoff;
+use super::pace::{backoff, spread};
 use super::route::Planned;
 use super::save::Step;
 use crate::blobs::pixels::{self, PixelError};
@@ -24,6 +26,47 @@ use crate::providers::{Input, Inputs};
 
 /// An input that does not come is asked for this often.
 const TRIES: u32 = 4;
+/// All inputs of a task are here after this time, or it is tried again later.
+const WITHIN: Duration = Duration::from_mins(1);
+/// Who finds no room to fetch comes again after about this.
+const COME_AGAIN: Duration = Duration::from_secs(2);
+/// Of the input images under way one tenant has this share at most.
+const SHARE: usize = 4;
+
+/// Tasks whose inputs are being fetched, by tenant.
+#[derive(Default)]
+pub(super) struct Guests(Arc<Mutex<HashMap<String, usize>>>);
+
+/// One of them.
+pub(super) struct Guest {
+    guests: Arc<Mutex<HashMap<String, usize>>>,
+    tenant: String,
+}
+
+impl Guests {
+    /// Lets a tenant's task fetch its inputs, unless the tenant has its share, or all of `most` are taken.
+    pub fn enter(&self, tenant: &str, most: usize) -> Option<Guest> {
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = guests.get(tenant).copied().unwrap_or(0);
+        if own >= (most / SHARE).max(1) || guests.values().sum::<usize>() >= most {
+            return None;
+        }
+        *guests.entry(tenant.to_owned()).or_default() += 1;
+        Some(Guest { guests: Arc::clone(&self.0), tenant: tenant.to_owned() })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = guests.get_mut(&self.tenant) {
+            *own -= 1;
+            if *own == 0 {
+                guests.remove(&self.tenant);
+            }
+        }
+    }
+}
 
 /// Why the inputs are not ready.
 pub(super) struct Unfit {
@@ -31,21 +74,64 @@ pub(super) struct Unfit {
     detail: String,
     /// Whether it may be otherwise in a moment.
     passing: bool,
+    /// Whether others are being fetched, and it was not asked for.
+    busy: bool,
 }
 
 impl Unfit {
     fn new(code: Code, detail: impl std::fmt::Display) -> Self {
-        Self { code, detail: detail.to_string(), passing: false }
+        Self { code, detail: detail.to_string(), passing: false, busy: false }
     }
 
     fn passing(pointer: &str, error: &dyn std::fmt::Display) -> Self {
-        Self { code: Code::ValidationFailed, detail: format!("{pointer}: {error}"), passing: true }
+        let detail = if pointer.is_empty() { error.to_string() } else { format!("{pointer}: {error}") };
+        Self { passing: true, ..Self::new(Code::ValidationFailed, detail) }
+    }
+
+    fn busy() -> Self {
+        Self { busy: true, ..Self::new(Code::ValidationFailed, "other input images are being fetched") }
     }
 }
 
 impl Inner {
-    /// The inputs of a task as the planned route takes them.
-    pub(super) async fn prepare(&self, task: &Task, planned: &Planned) -> Result<Inputs, Unfit> {
+    /// The inputs of a task as the planned route takes them; `None` when it has to come again for them, and was put back, or has
+    /// ended. What is fetched from where a caller said may be slow: that takes no slot of the account, and has an end.
+    pub(super) async fn made_ready(
+        &self,
+        mut task: Box<Task>,
+        planned: &Planned,
+    ) -> Option<(Box<Task>, Inputs)> {
+        let remote = |(_, input): &(String, &ImageInput)| {
+            input.url.as_ref().is_some_and(|url| !task.state.fetched.contains_key(url))
+        };
+        let ready = if task.request.inputs().iter().any(remote) {
+            self.starts(&task, false);
+            let preparing = tokio::time::timeout(WITHIN, self.prepare(&mut task, planned));
+            let ready = preparing.await.unwrap_or_else(|_| {
+                Err(Unfit::passing("", &format!("the input images did not come within {} s", WITHIN.as_secs())))
+            });
+            self.starts(&task, true);
+            ready
+        } else {
+            self.prepare(&mut task, planned).await
+        };
+        match ready {
+            Ok(inputs) => Some((task, inputs)),
+            Err(unfit) => {
+                self.unprepared(task, unfit).await;
+                None
+            }
+        }
+    }
+
+    /// Whether a task in hand counts against the account it is to be sent on.
+    fn starts(&self, task: &Task, starts: bool) {
+        if let Some(held) = self.held().get_mut(&task.id) {
+            held.starting = starts.then(|| task.lane.clone());
+        }
+    }
+
+    async fn prepare(&self, task: &mut Task, planned: &Planned) -> Result<Inputs, Unfit> {
         let (request, offer) = (&planned.request, &planned.offer);
         let mut inputs = Inputs::default();
         let mask_carriers = offer.carriers(ParamName::Mask);
@@ -94,8 +180,11 @@ impl Inner {
     }
 
     /// The task waits a moment for inputs that may yet come, or ends without having cost anything.
-    pub(super) async fn unprepared(&self, mut task: Box<Task>, unfit: Unfit) {
-        if unfit.passing && task.state.tries < TRIES {
+    async fn unprepared(&self, mut task: Box<Task>, unfit: Unfit) {
+        if unfit.busy {
+            let wake_at = self.clock.now() + spread(COME_AGAIN);
+            self.save(task, Step::new(Event::Stay(None), wake_at)).await;
+        } else if unfit.passing && task.state.tries < TRIES {
             task.state.tries += 1;
             let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_secs(30));
             tracing::warn!(task.id = %task.id, detail = unfit.detail, "an input image has not come; trying again");
@@ -107,7 +196,7 @@ impl Inner {
 
     async fn carry(
         &self,
-        task: &Task,
+        task: &mut Task,
         pointer: &str,
         input: &ImageInput,
         carriers: &[Carrier],
@@ -142,23 +231,41 @@ impl Inner {
         Err(Unfit::new(Code::Unservable, detail))
     }
 
-    async fn bytes(&self, task: &Task, pointer: &str, input: &ImageInput) -> Result<Bytes, Unfit> {
+    async fn bytes(&self, task: &mut Task, pointer: &str, input: &ImageInput) -> Result<Bytes, Unfit> {
         let held = self.custody(task, pointer, input).await?;
         self.blobs.read(&held.sha256).await.map_err(|e| Unfit::passing(pointer, &e))
     }
 
     /// The image as a file of ours, fetched if need be.
-    async fn custody(&self, task: &Task, pointer: &str, input: &ImageInput) -> Result<StoredFile, Unfit> {
-        if let Some(id) = input.file_id {
+    async fn custody(
+        &self,
+        task: &mut Task,
+        pointer: &str,
+        input: &ImageInput,
+    ) -> Result<StoredFile, Unfit> {
+        let url = input.url.as_deref().unwrap_or_default();
+        let fetched = task.state.fetched.get(url).copied();
+        if let Some(id) = input.file_id.or(fetched) {
             let file = self.store.file(id).await.map_err(|e| Unfit::passing(pointer, &e))?;
             let file = file.filter(|file| file.tenant == task.tenant);
+            if file.is_none() && fetched.is_some() {
+                // It has had its time meanwhile.
+                task.state.fetched.remove(url);
+                return Err(Unfit::passing(pointer, &"the image that was fetched has gone; fetching it again"));
+            }
             return file.ok_or_else(|| {
                 Unfit::new(Code::ValidationFailed, format!("{pointer}/file_id: there is no file {id}"))
             });
         }
-        let url = input.url.as_deref().unwrap_or_default();
+        let Some(_guest) = self.guests.enter(&task.tenant, self.settings.downloads) else {
+            return Err(Unfit::busy());
+        };
         match self.blobs.fetch(&self.net.guarded, url).await {
-            Ok(saved) => self.enter(task, saved).await,
+            Ok(saved) => {
+                let file = self.enter(task, saved).await?;
+                task.state.fetched.insert(url.to_owned(), file.id);
+                Ok(file)
+            }
             Err(BlobError::Fetch(FetchError::Refused(refused))) => {
                 Err(Unfit::new(Code::UrlNotAllowed, format!("{pointer}/url: {refused}")))
             }

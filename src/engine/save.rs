@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use metrics::counter;
 
-use super::Inner;
+use super::{Inner, Work};
 use super::pace::backoff;
 use super::retry::failure;
 use super::submit::LOOK_AGAIN;
@@ -236,6 +236,9 @@ impl Inner {
         if let Some(held) = self.held().get_mut(&task.id) {
             held.version = task.version;
             held.starting = None;
+            if task.phase == Phase::Storing {
+                held.work = Work::Save;
+            }
         }
         if task.phase.terminal() {
             self.tell_task(task);

@@ -66,10 +66,7 @@ impl Inner {
             let detail = "another attempt could cost more than the task may".to_owned();
             return self.fail(task, Code::MaxCostExceeded, detail).await;
         }
-        let inputs = match self.prepare(&task, &planned).await {
-            Ok(inputs) => inputs,
-            Err(unfit) => return self.unprepared(task, unfit).await,
-        };
+        let Some((mut task, inputs)) = self.made_ready(task, &planned).await else { return };
         let mut attempt = self.intent(&task, &planned);
         attempt.upstream = lane.provider.account().upstream();
         attempt.sent = sent(&inputs);

@@ -3,23 +3,27 @@
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Held, Inner, drive};
+use super::{Held, Inner, Work, drive};
 use crate::chaos::crash;
 use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
 use crate::domain::task::Phase;
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, Owing, StoreError};
 
 /// The loop looks again after this long even when nothing told it to.
 const FALLBACK: Duration = Duration::from_secs(1);
 
 /// Rounds begin at least this far apart: what comes due together is claimed together.
 pub(super) const APART: Duration = Duration::from_millis(4);
+
+/// Late results are looked for this many at once.
+const LOOKS: usize = 64;
 
 /// Claims and works until told to stop.
 pub(super) async fn serve(engine: Arc<Inner>) {
@@ -54,17 +58,15 @@ pub(super) struct Round {
 
 /// Claims once and starts on what it got.
 pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
-    let room = engine.settings.concurrency.saturating_sub(engine.held().len());
-    if room == 0 {
-        return Ok(Round::default());
-    }
     engine.count_crowd().await?;
     let until = engine.clock.now() + engine.settings.lease;
-    let due = engine.store.owing().await?;
-    let lanes = engine.open_lanes(due.queued).await?;
+    let (polls, saves) = (engine.room(Work::Poll), engine.room(Work::Save));
+    let owing = engine.store.owing().await?;
+    let due = Due::of(&owing, polls > 0, saves > 0, engine.clock.now());
+    let lanes = engine.open_lanes(owing.queued).await?;
     let mut tasks = Vec::new();
-    if due.tasks || !lanes.is_empty() {
-        tasks = engine.store.claim(Claim { until, limit: room, lanes }).await?;
+    if due.polls || due.saves || !lanes.is_empty() {
+        tasks = engine.store.claim(Claim { until, polls, saves, lanes }).await?;
     }
     if !tasks.is_empty() {
         crash("claim.committed");
@@ -78,7 +80,9 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
                 held.get_mut().again = true;
                 return None;
             }
-            Entry::Vacant(free) => free.insert(Held { version: task.version, starting, again: false }),
+            Entry::Vacant(free) => {
+                free.insert(Held { version: task.version, work: Work::of(task.phase), starting, again: false })
+            }
         };
         let worker = Arc::clone(engine);
         Some(engine.tracker.spawn(async move {
@@ -88,12 +92,81 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
         }))
     });
     let mut begun: Vec<_> = work.collect();
-    let stragglers = if due.stragglers { engine.store.stragglers(until, room).await? } else { Vec::new() };
+    // Apart from the tasks: what comes late keeps nothing waiting.
+    let looks = LOOKS.saturating_sub(engine.looks.load(Ordering::Relaxed));
+    let stragglers = if due.stragglers && looks > 0 {
+        engine.store.stragglers(until, looks).await?
+    } else {
+        Vec::new()
+    };
     for straggler in stragglers {
-        let worker = Arc::clone(engine);
-        begun.push(engine.tracker.spawn(async move { worker.look_for(straggler).await }));
+        let looking = Looking::begin(engine);
+        begun.push(engine.tracker.spawn(async move { looking.0.look_for(straggler).await }));
     }
     Ok(Round { begun, next: due.next })
+}
+
+/// A look for a late result that is under way.
+struct Looking(Arc<Inner>);
+
+impl Looking {
+    fn begin(engine: &Arc<Inner>) -> Self {
+        engine.looks.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(engine))
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.looks.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    /// How many more tasks there is room for in one kind of work.
+    fn room(&self, work: Work) -> usize {
+        let under_way = self.held().values().filter(|held| held.work == work).count();
+        let most = match work {
+            // Four for each that can download: the others stand in line for well hosts, or convert.
+            Work::Save => self.settings.concurrency.min(4 * self.settings.downloads),
+            Work::Poll | Work::Send => self.settings.concurrency,
+        };
+        most.saturating_sub(under_way)
+    }
+}
+
+impl Work {
+    /// What a task of this phase is about to need.
+    fn of(phase: Phase) -> Self {
+        match phase {
+            Phase::Queued => Self::Send,
+            Phase::Storing => Self::Save,
+            _ => Self::Poll,
+        }
+    }
+}
+
+/// What is due and has room.
+struct Due {
+    polls: bool,
+    saves: bool,
+    stragglers: bool,
+    /// When more is.
+    next: Option<Millis>,
+}
+
+impl Due {
+    fn of(owing: &Owing, polls: bool, saves: bool, now: Millis) -> Self {
+        let due = |at: Option<Millis>| at.is_some_and(|at| at <= now);
+        // What there is no room for is due again when something ends, which is said.
+        let next = [owing.polls.filter(|_| polls), owing.saves.filter(|_| saves), owing.later, owing.stragglers];
+        Self {
+            polls: polls && due(owing.polls),
+            saves: saves && due(owing.saves),
+            stragglers: due(owing.stragglers),
+            next: next.into_iter().flatten().min(),
+        }
+    }
 }
 
 struct LetGo {

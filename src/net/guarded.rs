@@ -21,8 +21,10 @@ use super::{NetError, plain};
 const MAX_HOPS: usize = 3;
 /// From the request to the answer's head.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
-/// A whole download.
+/// A whole download of what a caller names.
 const TOTAL: Duration = Duration::from_mins(2);
+/// A whole download of a result, which may be large, and is paid for.
+const TOTAL_RESULT: Duration = Duration::from_mins(10);
 /// The longest pause that a server can ask for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Below this many bytes a second, over any window of its patience, a download is given up.
@@ -172,7 +174,7 @@ impl Guarded {
     pub async fn get_result(&self, link: &str, allow_http: bool) -> Result<Fetched, FetchError> {
         let link = ResultLink::parse(link)?;
         self.policy.vet_result(&link.url)?;
-        let ends = Instant::now() + TOTAL;
+        let ends = Instant::now() + TOTAL_RESULT;
         let secure = link.over_tls();
         let plain = link.url.scheme() == "http" && allow_http;
         match self.follow(secure, link.authorization.clone(), Rules::Result, ends).await {

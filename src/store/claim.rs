@@ -27,10 +27,17 @@ macro_rules! both {
         [claim!($which, ""), claim!($which, " FOR UPDATE SKIP LOCKED")]
     };
 }
-/// Started tasks that owe work, and can be worked on: those in a phase that only a newer version knows cannot.
-macro_rules! started {
+/// Started tasks that owe work other than bringing images here, and can be worked on: those in a phase that only a newer version
+/// knows cannot.
+macro_rules! to_poll {
     () => {
-        "wake_at IS NOT NULL AND phase <> 'queued' AND phase IN ('submitting', 'waiting', 'reconciling', 'gathering', 'storing')"
+        "wake_at IS NOT NULL AND phase IN ('submitting', 'waiting', 'reconciling', 'gathering')"
+    };
+}
+/// Those whose images are to be brought here.
+macro_rules! to_save {
+    () => {
+        "wake_at IS NOT NULL AND phase = 'storing'"
     };
 }
 
@@ -38,17 +45,22 @@ macro_rules! started {
 pub(super) const LATE: [&str; 2] =
     both!("phase = 'queued' AND start_by <= $2 AND wake_at <= $2 ORDER BY start_by LIMIT $3");
 /// Leases started tasks whose time has come.
-pub(super) const STARTED: [&str; 2] =
-    both!(concat!(started!(), " AND wake_at <= $2 ORDER BY wake_at LIMIT $3"));
+pub(super) const TO_POLL: [&str; 2] =
+    both!(concat!(to_poll!(), " AND wake_at <= $2 ORDER BY wake_at LIMIT $3"));
+/// Leases tasks whose images are to be brought here.
+pub(super) const TO_SAVE: [&str; 2] =
+    both!(concat!(to_save!(), " AND wake_at <= $2 ORDER BY wake_at LIMIT $3"));
 /// Leases the first in a lane's line.
 pub(super) const FIRST: [&str; 2] =
     both!("phase = 'queued' AND lane = $4 AND wake_at <= $2 ORDER BY queue_rank, id LIMIT $3");
 
-/// When work comes due, each from the end of a small index: of started tasks; of the queue at all, later than now, too late
-/// to start, and later too late; of attempts to look for.
+/// When work comes due, each from the end of a small index: of tasks to poll, and to save; of the queue at all, later than now,
+/// too late to start, and later too late; of attempts to look for.
 pub(super) const OWING: &str = concat!(
     "SELECT (SELECT MIN(wake_at) FROM tasks WHERE ",
-    started!(),
+    to_poll!(),
+    "), (SELECT MIN(wake_at) FROM tasks WHERE ",
+    to_save!(),
     "), (SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued'), \
      (SELECT MIN(wake_at) FROM tasks WHERE phase = 'queued' AND wake_at > $1), \
      (SELECT MIN(start_by) FROM tasks WHERE phase = 'queued' AND start_by <= $1 AND wake_at <= $1), \
@@ -59,14 +71,23 @@ pub(super) const OWING: &str = concat!(
 /// What owes work at the moment, and when more does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owing {
-    /// Whether a task does wherever there is room: one that was started, or one that is too late to start.
-    pub tasks: bool,
-    /// Whether a queued one does: there may be no room for it.
+    /// When the first task that is at its provider is to be asked about, or one is or was too late to start.
+    pub polls: Option<Millis>,
+    /// When the first task is to bring its images here.
+    pub saves: Option<Millis>,
+    /// Whether a queued one is due: there may be no room for it.
     pub queued: bool,
-    /// Whether an attempt is to be looked for.
-    pub stragglers: bool,
-    /// The first moment, past or to come, as far as it is known; queued tasks that only wait for room are left out.
-    pub next: Option<Millis>,
+    /// When a queued one comes due; those that only wait for room are left out.
+    pub later: Option<Millis>,
+    /// When an attempt is to be looked for.
+    pub stragglers: Option<Millis>,
+}
+
+impl Owing {
+    /// The first moment, past or to come, at which anything is due, as far as it is known.
+    pub fn next(&self) -> Option<Millis> {
+        [self.polls, self.saves, self.later, self.stragglers].into_iter().flatten().min()
+    }
 }
 
 /// What to lease.
@@ -74,8 +95,10 @@ pub struct Owing {
 pub struct Claim {
     /// Until when the leases hold.
     pub until: Millis,
-    /// The most tasks in all.
-    pub limit: usize,
+    /// The most tasks to poll.
+    pub polls: usize,
+    /// The most whose images are brought here.
+    pub saves: usize,
     /// How many more tasks each lane may start; lanes without room are left out.
     pub lanes: BTreeMap<String, usize>,
 }
@@ -142,16 +165,18 @@ impl Store {
 
     /// What owes work.
     pub async fn owing(&self) -> Result<Owing, StoreError> {
-        type Row = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+        type Row =
+            (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
         let now = self.clock.now();
         let row: Row = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(OWING).bind(now.0).fetch_one(c).await)?;
-        let (started, queued, later, late, start_by, straggler) = row;
-        let due = |at: Option<i64>| at.is_some_and(|at| at <= now.0);
+        let (started, saves, queued, later, late, start_by, straggler) = row;
+        let first = |moments: &[Option<i64>]| moments.iter().flatten().min().copied().map(Millis);
         Ok(Owing {
-            tasks: due(started) || late.is_some(),
-            queued: due(queued),
-            stragglers: due(straggler),
-            next: [started, later, start_by, straggler].into_iter().flatten().min().map(Millis),
+            polls: first(&[started, late, start_by]),
+            saves: first(&[saves]),
+            queued: queued.is_some_and(|at| at <= now.0),
+            later: first(&[later]),
+            stragglers: first(&[straggler]),
         })
     }
 }
@@ -166,16 +191,18 @@ pub(super) fn wake(script: &mut Script, id: TaskId, now: Millis) {
 async fn lease(mut conn: Conn<'_>, claim: Claim, now: Millis) -> Result<Vec<Row>, StoreError> {
     let (until, now) = (claim.until.0, now.0);
     let mut rows: Vec<Row> = Vec::new();
-    for [sqlite, postgres] in [LATE, STARTED] {
-        let sql = conn.pick(sqlite, postgres);
-        let limit = count(claim.limit.saturating_sub(rows.len()));
+    for ([sqlite, postgres], room) in [(LATE, claim.polls), (TO_POLL, claim.polls), (TO_SAVE, claim.saves)] {
+        if room == 0 {
+            continue;
+        }
+        let (sql, limit) = (conn.pick(sqlite, postgres), count(room));
         rows.extend::<Vec<Row>>(
             on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).fetch_all(c).await)?,
         );
     }
     for (lane, room) in claim.lanes {
         let sql = conn.pick(FIRST[0], FIRST[1]);
-        let limit = count(room.min(claim.limit.saturating_sub(rows.len())));
+        let limit = count(room);
         rows.extend::<Vec<Row>>(
             on!(&mut conn, c => sqlx::query_as(sql).bind(until).bind(now).bind(limit).bind(lane).fetch_all(c).await)?,
         );

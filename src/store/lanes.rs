@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::backend::{Conn, on};
+use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError};
+use crate::domain::audit;
 use crate::domain::clock::Millis;
 use crate::domain::lane::{Admission, LaneState};
 
@@ -41,7 +43,8 @@ impl Store {
         const SQL: &str = "SELECT id, state FROM lanes";
         let rows: Vec<(String, String)> =
             on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
-        rows.into_iter().map(|(id, state)| Ok((id, read(&state)?))).collect()
+        let now = self.clock.now();
+        rows.into_iter().map(|(id, state)| Ok((id, read(&state, now)?))).collect()
     }
 
     /// Changes what is known of an account, and answers with it.
@@ -49,11 +52,11 @@ impl Store {
     where
         F: FnOnce(&mut LaneState) + Send + 'static,
     {
-        let id = id.to_owned();
+        let (id, now) = (id.to_owned(), self.clock.now());
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
-                    let before = lock(&mut conn, &id).await?;
+                    let before = lock(&mut conn, &id, now).await?;
                     let mut state = before.clone();
                     note(&mut state);
                     if state != before {
@@ -66,9 +69,28 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Forgets what is held against an account, with who wanted it.
+    pub async fn reset_lane(&self, id: &str, entry: audit::Entry) -> Result<(), StoreError> {
+        let (id, now, written) = (id.to_owned(), self.clock.now(), entry.clone());
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    lock(&mut conn, &id, now).await?;
+                    put(&mut conn, &id, &LaneState::default()).await?;
+                    Script::of(|script| super::audit::put(script, &entry)).run(&mut conn).await
+                })
+            })
+            .await?;
+        super::audit::log(&written);
+        self.changes.work_due();
+        Ok(())
+    }
+}
+
 /// Lets one more task through, or says when to look again. Whoever asks next sees this one counted.
 pub(super) async fn pass(conn: &mut Conn<'_>, gate: &Gate, now: Millis) -> Result<(), StoreError> {
-    let mut state = lock(conn, &gate.lane).await?;
+    let mut state = lock(conn, &gate.lane, now).await?;
     let admission = state.admit(&gate.model, now);
     if let Admission::Closed(until) = admission {
         return Err(StoreError::Closed(until));
@@ -85,14 +107,14 @@ pub(super) async fn pass(conn: &mut Conn<'_>, gate: &Gate, now: Millis) -> Resul
 }
 
 /// Reads an account and keeps other replicas from changing it until the transaction ends.
-async fn lock(conn: &mut Conn<'_>, id: &str) -> Result<LaneState, StoreError> {
+async fn lock(conn: &mut Conn<'_>, id: &str, now: Millis) -> Result<LaneState, StoreError> {
     const FIRST: &str = "INSERT INTO lanes (id, state) VALUES ($1, '{}') ON CONFLICT (id) DO NOTHING";
     let sql = conn
         .pick("SELECT state FROM lanes WHERE id = $1", "SELECT state FROM lanes WHERE id = $1 FOR UPDATE");
     for _ in 0..2 {
         let state: Option<String> = on!(conn, c => sqlx::query_scalar(sql).bind(id).fetch_optional(c).await)?;
         if let Some(state) = state {
-            return read(&state);
+            return read(&state, now);
         }
         on!(conn, c => sqlx::query(FIRST).bind(id).execute(c).await.map(drop))?;
     }
@@ -105,6 +127,8 @@ async fn put(conn: &mut Conn<'_>, id: &str, state: &LaneState) -> Result<(), Sto
     Ok(())
 }
 
-fn read(state: &str) -> Result<LaneState, StoreError> {
-    serde_json::from_str(state).map_err(|e| StoreError::Unreadable(format!("lane: {e}")))
+fn read(state: &str, now: Millis) -> Result<LaneState, StoreError> {
+    let state: LaneState =
+        serde_json::from_str(state).map_err(|e| StoreError::Unreadable(format!("lane: {e}")))?;
+    Ok(state.bounded(now))
 }

@@ -4,7 +4,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::accept::INSERT;
-use super::claim::{FIRST, LATE, OWING, STARTED};
+use super::claim::{FIRST, LATE, OWING, TO_POLL, TO_SAVE};
 use super::deliveries::due;
 use super::lanes::{AT_WORK, IN_FLIGHT};
 use super::list::list;
@@ -30,12 +30,14 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
 async fn what_is_asked_all_the_time_goes_by_an_index() {
     let mut conn = database().await;
     for (sql, index) in [
-        (OWING.to_owned(), "tasks_due"),
+        (OWING.to_owned(), "tasks_to_poll"),
+        (OWING.to_owned(), "tasks_to_save"),
         (OWING.to_owned(), "tasks_queued_later"),
         (OWING.to_owned(), "tasks_queued_until"),
         (OWING.to_owned(), "attempts_to_look_for"),
         (LATE[0].to_owned(), "tasks_queued_until"),
-        (STARTED[0].to_owned(), "tasks_due"),
+        (TO_POLL[0].to_owned(), "tasks_to_poll"),
+        (TO_SAVE[0].to_owned(), "tasks_to_save"),
         (FIRST[0].to_owned(), "tasks_line"),
         (AHEAD.replace("{ids}", "$1"), "tasks_line"),
         (due(2), "deliveries_owed"),

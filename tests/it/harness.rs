@@ -316,7 +316,7 @@ impl Gateway {
     /// Moves the clock to the next moment at which something is due.
     pub async fn advance_to_next(&self) {
         let now = self.clock.now();
-        let next = self.app.store.owing().await.unwrap().next;
+        let next = self.app.store.owing().await.unwrap().next();
         let next = next.map_or(Duration::from_secs(1), |next| next.since(now));
         self.clock.advance(next.max(Duration::from_millis(1)));
     }

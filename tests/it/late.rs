@@ -75,6 +75,6 @@ async fn with_every_link_dead_what_it_cost_is_known_all_the_same(#[values(Db::Sq
     assert_eq!((pictures(&task), &task["cost"]["billed"]), (0, &json!("yes")), "{task}");
     let attempt = &gateway.attempts(&id).await[0];
     assert_eq!((&attempt["state"], &attempt["billed"]), (&json!("succeeded"), &json!("yes")), "{attempt}");
-    assert_eq!(gateway.app.store.owing().await.unwrap().next, None, "nothing is looked for any more");
+    assert_eq!(gateway.app.store.owing().await.unwrap().next(), None, "nothing is looked for any more");
     gateway.stop().await;
 }

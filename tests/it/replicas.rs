@@ -305,6 +305,6 @@ async fn the_lease_on_a_task_that_has_ended_is_not_extended(#[values(Db::Sqlite,
     let until = easel::domain::clock::Clock::now(&*gateway.clock) + Duration::from_mins(1);
     store.renew(vec![(row.id, row.version)], until).await.unwrap();
     assert_eq!(store.task(row.id).await.unwrap().unwrap().wake_at, None);
-    assert_eq!(store.owing().await.unwrap().next, None, "nothing is due, now or later");
+    assert_eq!(store.owing().await.unwrap().next(), None, "nothing is due, now or later");
     gateway.stop().await;
 }

@@ -199,6 +199,7 @@ impl Inner {
                 Source::Url(url) => match self.download(url, &attempt).await {
                     Ok(saved) => Ok(saved),
                     Err(not_here) => {
+                        hope |= not_here.later.is_some();
                         self.keep_oddity(task, &attempt, &not_here).await;
                         Err(not_here.error)
                     }

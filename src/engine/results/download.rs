@@ -22,12 +22,15 @@ pub(in crate::engine) struct NotHere {
     pub error: BlobError,
     /// What the link gave, when it gave anything.
     pub evidence: Option<Evidence>,
+    /// It was not asked for: its host hangs, or has its share of the downloads under way. It is its turn after this.
+    pub later: Option<Duration>,
 }
 
 impl NotHere {
     /// How long the host asks to be left alone.
     pub fn retry_after(&self) -> Duration {
         match &self.error {
+            _ if self.later.is_some() => self.later.unwrap_or_default(),
             BlobError::Fetch(FetchError::Status { retry_after: Some(rest), .. }) => (*rest).min(MAX_REST),
             _ => Duration::ZERO,
         }
@@ -36,7 +39,7 @@ impl NotHere {
 
 impl From<BlobError> for NotHere {
     fn from(error: BlobError) -> Self {
-        Self { error, evidence: None }
+        Self { error, evidence: None, later: None }
     }
 }
 
@@ -51,13 +54,38 @@ fn host(link: &str) -> Option<String> {
     Some(url::Url::parse(link.trim()).ok()?.host_str()?.to_owned())
 }
 
+/// The host with its port: what hangs at one port may be well at another.
+fn authority(link: &str) -> String {
+    let url = url::Url::parse(link.trim()).ok();
+    let port = url.as_ref().and_then(url::Url::port_or_known_default).unwrap_or_default();
+    format!("{}:{port}", url.as_ref().and_then(url::Url::host_str).unwrap_or_default())
+}
+
 impl Inner {
     /// Fetches what a provider's link gives and keeps it, if it is an image and none of the attempt's inputs.
     pub(in crate::engine) async fn download(&self, link: &str, attempt: &Attempt) -> Result<Saved, NotHere> {
-        let _slot = self.blobs.download_slot().await;
+        let host_port = authority(link);
+        let _turn = match self.hosts.turn(&host_port, self.clock.now()).await {
+            Ok(turn) => turn,
+            Err(later) => {
+                let error = FetchError::Broken("its host has its share of the downloads, or hangs".to_owned());
+                return Err(NotHere { later: Some(later), ..error.into() });
+            }
+        };
         let span = trace::call("picture.fetch");
         span.set_with("server.address", || host(link));
-        let fetched = span.around(self.fetch(link, attempt)).await;
+        let fetched = tokio::select! {
+            fetched = span.around(self.fetch(link, attempt)) => fetched,
+            // It goes on after the next start.
+            () = self.stop.cancelled() => {
+                return Err(FetchError::Broken("the gateway stops".to_owned()).into());
+            }
+        };
+        let hangs = matches!(
+            &fetched,
+            Err(NotHere { error: BlobError::Fetch(FetchError::Broken(_) | FetchError::NoAddress), .. })
+        );
+        self.hosts.note(&host_port, !hangs, self.clock.now());
         match &fetched {
             Ok(saved) => span.set("picture.bytes", i64::try_from(saved.bytes).unwrap_or(i64::MAX)),
             Err(NotHere { error: BlobError::Fetch(FetchError::Status { status, .. }), .. }) => {
@@ -84,7 +112,7 @@ impl Inner {
         let (image, answer, evidence) = download((head, Box::pin(body)), &self.spool).await;
         match image {
             Ok(image) if Own::default().with(&attempt.sent).has_bytes(&image.sha256) => {
-                Err(NotHere { error: NotAPicture::Input.into(), evidence: Some(evidence) })
+                Err(NotHere { error: NotAPicture::Input.into(), evidence: Some(evidence), later: None })
             }
             Ok(image) => Ok(self.keep_image(&image).await?),
             Err(broken) => {
@@ -96,7 +124,7 @@ impl Inner {
                         None => BlobError::Truncated,
                     },
                 };
-                Err(NotHere { error, evidence: Some(evidence) })
+                Err(NotHere { error, evidence: Some(evidence), later: None })
             }
         }
     }
