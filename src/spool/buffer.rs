@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 
-use super::Spool;
+use super::{Left, Spool};
 
 /// A body up to this long stays in memory, while all of them together stay below [`HELD`].
 const SMALL: usize = 1280 * 1024;
@@ -73,12 +73,13 @@ impl SpoolFile {
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
+        let counted = self.length.load(Ordering::Relaxed);
         if let Some(name) = self.kept_as().take() {
-            self.spool.lock_left().insert(name, self.path.clone());
+            self.spool.lock_left().insert(name, Left { path: self.path.clone(), counted });
             return;
         }
         _ = fs::remove_file(&self.path);
-        self.spool.0.used.fetch_sub(self.length.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.spool.let_go(counted);
     }
 }
 
@@ -177,6 +178,18 @@ impl SpoolBuffer {
 
 impl Drop for SpoolBuffer {
     fn drop(&mut self) {
+        // Whoever took in the answer to a paid call has panicked or was let go of: what came of it is kept all the same.
+        if !self.tail.is_empty()
+            && let Some(answer) = self.answer.take()
+        {
+            let begun = || begin(self.spool.clone(), self.path.clone(), Some(answer));
+            let written = self.file.take().map_or_else(begun, Ok).and_then(|file| {
+                file.file.write_all_at(&self.tail, file.begins + self.written)
+            });
+            if let Err(error) = written {
+                tracing::error!(path = %self.path.display(), %error, "what came of an answer cannot be kept");
+            }
+        }
         self.spool.0.held.fetch_sub(self.tail.len() as u64, Ordering::Relaxed);
     }
 }
@@ -185,10 +198,11 @@ fn begin(spool: Spool, path: PathBuf, answer: Option<(String, Vec<u8>)>) -> io::
     let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
     let (name, head) = answer.unzip();
     let head = head.unwrap_or_default();
-    let (begins, length, kept_as) = (head.len() as u64, AtomicU64::new(0), Mutex::new(name));
+    let (begins, length, kept_as) = (head.len() as u64, AtomicU64::new(0), Mutex::default());
     // From here on the file goes when it cannot be begun.
     let begun = Arc::new(SpoolFile { spool, path, file, begins, length, kept_as });
     begun.file.write_all_at(&head, 0)?;
+    *begun.kept_as() = name;
     Ok(begun)
 }
 
@@ -200,14 +214,15 @@ impl Spooled {
     }
 
     /// A file of a process that was killed, and the line it begins with.
-    pub(super) fn found(spool: Spool, name: String, path: PathBuf) -> Option<(Vec<u8>, Self)> {
+    pub(super) fn found(spool: Spool, name: String, left: Left) -> Option<(Vec<u8>, Self)> {
+        let Left { path, counted } = left;
         let file = File::options().read(true).write(true).open(&path).ok()?;
         let mut line = Vec::new();
         io::BufReader::new(&file).take(MAX_HEAD).read_until(b'\n', &mut line).ok()?;
         let begins = line.len() as u64;
         let written = file.metadata().ok()?.len().saturating_sub(begins);
         let held = Arc::new(Held { spool: spool.clone(), bytes: 0 });
-        let (length, kept_as) = (AtomicU64::new(written), Mutex::new(Some(name)));
+        let (length, kept_as) = (AtomicU64::new(counted), Mutex::new(Some(name)));
         let file = Arc::new(SpoolFile { spool, path, file, begins, length, kept_as });
         Some((line, Self { file: Some(file), written, tail: Bytes::new(), _held: held }))
     }

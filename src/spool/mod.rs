@@ -21,6 +21,8 @@ use crate::domain::secret::token;
 
 /// The lock file in a process's folder: whoever can lock it knows that the process is gone.
 const LOCK: &str = "lock";
+/// What the name of a process's folder begins with until it is locked.
+const MAKING: &str = ".making-";
 /// Ending of the files of answers to paid calls, which are named by their attempt.
 const ANSWER: &str = "answer";
 
@@ -39,7 +41,14 @@ struct Inner {
     /// Bytes in memory.
     held: AtomicU64,
     /// Answers left by processes that were killed, by the name they were begun under.
-    left: Mutex<HashMap<String, PathBuf>>,
+    left: Mutex<HashMap<String, Left>>,
+}
+
+/// An answer that nobody holds.
+struct Left {
+    path: PathBuf,
+    /// How much of it counts as used.
+    counted: u64,
 }
 
 impl Spool {
@@ -48,21 +57,37 @@ impl Spool {
     /// # Errors
     /// When the folder cannot be made, written or locked.
     pub fn open(base: &Path, limit: u64) -> io::Result<Self> {
-        let folder = base.join(token());
-        fs::create_dir_all(&folder)?;
-        let lock = File::create(folder.join(LOCK))?;
+        Self::begin(base, limit, true)
+    }
+
+    /// The same for a program beside a gateway: what killed processes left is not for it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_beside(base: &Path, limit: u64) -> io::Result<Self> {
+        Self::begin(base, limit, false)
+    }
+
+    fn begin(base: &Path, limit: u64, takes_over: bool) -> io::Result<Self> {
+        let name = token();
+        // Nobody takes over what is not called so yet: between its making and its locking it looks like a dead process's.
+        let (making, folder) = (base.join(format!("{MAKING}{name}")), base.join(name));
+        fs::create_dir_all(&making)?;
+        let lock = File::create(making.join(LOCK))?;
         lock.try_lock().map_err(io::Error::from)?;
+        fs::rename(&making, &folder)?;
         let mut left = HashMap::new();
-        for entry in fs::read_dir(base)? {
+        for entry in fs::read_dir(base)?.filter(|_| takes_over) {
             let other = entry?.path();
-            if other != folder && other.is_dir() {
+            let making = other.file_name().is_some_and(|name| name.to_string_lossy().starts_with(MAKING));
+            if other != folder && other.is_dir() && !making {
                 // One that cannot be taken over keeps nobody from serving.
                 if let Err(error) = take_over(&other, &folder, &mut left) {
                     tracing::warn!(folder = %other.display(), %error, "a killed process's spool cannot be taken over");
                 }
             }
         }
-        let used = left.values().filter_map(|path| fs::metadata(path).ok()).map(|found| found.len()).sum();
+        let used = left.values().map(|left| left.counted).sum();
         Ok(Self(Arc::new(Inner {
             folder,
             _lock: lock,
@@ -93,8 +118,8 @@ impl Spool {
     /// What was received of the answer that was begun under `name` and never acted on: its process was killed, or its
     /// worker panicked. To one caller at a time; it is here again when it was not acted on.
     pub fn left(&self, name: &str) -> Option<Evidence> {
-        let path = self.lock_left().remove(name)?;
-        let (head, body) = Spooled::found(self.clone(), name.to_owned(), path)?;
+        let left = self.lock_left().remove(name)?;
+        let (head, body) = Spooled::found(self.clone(), name.to_owned(), left)?;
         // Whether all of it came is not known.
         Some(Evidence { head: serde_json::from_slice(&head).unwrap_or_default(), body, whole: false })
     }
@@ -114,7 +139,13 @@ impl Spool {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    fn lock_left(&self) -> std::sync::MutexGuard<'_, HashMap<String, PathBuf>> {
+    /// So much is not there any more.
+    fn let_go(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        _ = self.0.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    fn lock_left(&self) -> std::sync::MutexGuard<'_, HashMap<String, Left>> {
         self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -130,7 +161,7 @@ impl Drop for Inner {
 }
 
 /// Moves the answers out of a folder whose process is gone, and removes the rest.
-fn take_over(other: &Path, folder: &Path, left: &mut HashMap<String, PathBuf>) -> io::Result<()> {
+fn take_over(other: &Path, folder: &Path, left: &mut HashMap<String, Left>) -> io::Result<()> {
     let lock = File::create(other.join(LOCK))?;
     if lock.try_lock().is_err() {
         return Ok(());
@@ -142,7 +173,8 @@ fn take_over(other: &Path, folder: &Path, left: &mut HashMap<String, PathBuf>) -
             Some(name) => {
                 let to = folder.join(format!("{name}.{ANSWER}"));
                 fs::rename(&path, &to)?;
-                left.insert(name, to);
+                let counted = fs::metadata(&to).map_or(0, |found| found.len());
+                left.insert(name, Left { path: to, counted });
             }
             None if path.file_name().is_some_and(|name| name == LOCK) => {}
             None => fs::remove_file(&path)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use super::{Answer, BrokenImage, Images, InlineImage, Interpreter, Limits, MAX_IMAGE, Part, read};
+use super::{Answer, BrokenImage, Images, InlineImage, Interpreter, Limits, MARK, MAX_IMAGE, Part, read};
 use crate::domain::image::NotAPicture;
 use crate::providers::call::unknown;
 use crate::providers::results;
@@ -50,7 +50,11 @@ struct Found(Vec<Arc<InlineImage>>);
 
 impl Interpreter for Found {
     fn part(&mut self, part: Part, images: &Images) -> Vec<Signal> {
-        self.0.extend(images.in_text(&part.text));
+        // Nothing but an image as base64; what stands in a text is its own.
+        let text = part.text.trim().trim_matches(['"', '\'']);
+        if text.starts_with(MARK) && text.ends_with(MARK) && text.matches(MARK).count() == 2 {
+            self.0.extend(images.in_text(text));
+        }
         if let Some(json) = part.json {
             let found = results::find(&json, images, &Own::default()).images;
             self.0.extend(found.into_iter().filter_map(|source| match source {

@@ -272,6 +272,7 @@ impl JsonReader {
     fn end_string(&mut self, images: &mut Images) {
         match std::mem::take(&mut self.token) {
             Token::Key(key, _) => {
+                self.text += key.len();
                 if let Some(Frame::Map(_, name)) = self.stack.last_mut() {
                     *name = Some(String::from_utf8_lossy(&key).into_owned());
                 }

@@ -50,6 +50,8 @@ enum Body {
     Json(JsonReader),
     Events(Box<EventReader>),
     Text(TextReader),
+    /// A page for people: maintenance, a login, an error. Whatever images and links it has are its own.
+    Page,
     /// The body is the image.
     Image(ImageWriter),
 }
@@ -187,6 +189,7 @@ impl Reading {
             Body::Events(events) => events.feed(piece, &mut self.images)?,
             Body::Text(text) => text.feed(piece, &mut self.images),
             Body::Image(image) => image.bytes(piece),
+            Body::Page => {}
         }
         Ok(())
     }
@@ -205,7 +208,7 @@ impl Reading {
             }
             Body::Text(text) => text.settle().await,
             Body::Image(image) => image.settle().await,
-            Body::Unknown(_) => {}
+            Body::Page | Body::Unknown(_) => {}
         }
         self.images.settle().await;
     }
@@ -256,7 +259,7 @@ impl Reading {
                 let mark = self.images.mark(image);
                 self.parts.push(Part::text(String::new(), mark));
             }
-            Body::Unknown(_) => {}
+            Body::Page | Body::Unknown(_) => {}
         }
         self.images.settle().await;
     }
@@ -299,7 +302,7 @@ fn told(first: &[u8], last: bool, labelled: Labelled, limits: Limits, spool: &Sp
         [] => return None,
         [b'{' | b'"', ..] | [b')', b']', b'}', ..] => Body::Json(JsonReader::default()),
         [b'[', next, ..] if !next.is_ascii_alphabetic() => Body::Json(JsonReader::default()),
-        [b'<', ..] => Body::Text(TextReader::default()),
+        [b'<', ..] => Body::Page,
         bare if is_data_uri(bare) || begins_as_base64(bare) => Body::Text(TextReader::default()),
         bare if labelled == Labelled::Events || begins_as_event(bare) => {
             Body::Events(Box::new(EventReader::new(limits)))

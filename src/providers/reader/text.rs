@@ -7,6 +7,8 @@ use crate::domain::image::MediaType;
 
 /// After so many symbols it is decided whether a run is an image.
 const SNIFFED: usize = 24;
+/// …or after so many bytes, if some of them are escaped.
+const SNIFFED_ESCAPED: usize = 3 * SNIFFED;
 /// A run of no more than this that turns out to be no whole image is text again.
 const RETAINED: usize = 64 * 1024;
 /// The longest text that is kept of one string; what is beyond is dropped.
@@ -95,7 +97,7 @@ impl TextReader {
                 continue;
             };
             let symbols = without_percent(&self.visible[start..]);
-            if symbols.len() < SNIFFED {
+            if symbols.len() < SNIFFED && self.visible.len() - start < SNIFFED_ESCAPED {
                 continue;
             }
             self.token = None;
@@ -114,6 +116,7 @@ impl TextReader {
             // Nobody but we set marks.
             if self.visible.ends_with(MARK.as_bytes()) {
                 self.visible.truncate(self.visible.len() - MARK.len());
+                self.released = self.released.min(self.visible.len());
                 self.visible.push(b'?');
             }
         }
@@ -123,6 +126,8 @@ impl TextReader {
         let symbols = self.visible.split_off(start);
         let head = head(&self.visible);
         self.visible.truncate(head);
+        // Some of it may have been given out.
+        self.released = self.released.min(head);
         let image = ImageWriter::new(media_type, &images.spool);
         let (raw, escape) = (Vec::new(), Vec::new());
         let mut run = Run {
