@@ -98,13 +98,13 @@ async fn recover(asked: Recover, app: &App, out: &mut (impl Write + Send)) -> an
 
 /// Every open item, oldest last.
 async fn open_items(app: &App) -> anyhow::Result<Vec<QuarantineItem>> {
-    let mut items: Vec<QuarantineItem> = Vec::new();
+    let (mut items, mut cursor) = (Vec::new(), None);
     loop {
-        let cursor = items.last().map(|item| item.id);
         let filter = QuarantineFilter { state: Some(QuarantineState::Open), task: None, cursor };
-        let (page, more) = app.store.quarantine(filter, PAGE).await?;
-        items.extend(page);
-        if !more {
+        let page = app.store.quarantine(filter, PAGE).await?;
+        items.extend(page.items);
+        cursor = page.next;
+        if cursor.is_none() {
             return Ok(items);
         }
     }

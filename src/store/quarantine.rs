@@ -5,6 +5,7 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::list::Page;
 use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError, attempts};
@@ -116,12 +117,12 @@ impl Store {
         row.map(QuarantineItem::try_from).transpose()
     }
 
-    /// A page of items, newest first, and whether there is more.
+    /// A page of items, newest first.
     pub async fn quarantine(
         &self,
         filter: QuarantineFilter,
         limit: usize,
-    ) -> Result<(Vec<QuarantineItem>, bool), StoreError> {
+    ) -> Result<Page<QuarantineItem, QuarantineId>, StoreError> {
         const PAGE: &str = concat!(
             "SELECT ",
             columns!(),
@@ -130,16 +131,9 @@ impl Store {
         );
         let below = filter.cursor.map_or_else(|| "qua_~".to_owned(), |id| id.to_string());
         let (state, task) = (filter.state.map(QuarantineState::as_str), filter.task.map(|id| id.to_string()));
-        let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(PAGE)
+        let rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(PAGE)
             .bind(&below).bind(state).bind(&task).bind(count(limit + 1)).fetch_all(c).await)?;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let readable = rows.into_iter().filter_map(|row| {
-            QuarantineItem::try_from(row)
-                .inspect_err(|error| tracing::error!(%error, "an item is left out of a list"))
-                .ok()
-        });
-        Ok((readable.collect(), more))
+        Ok(Page::of(rows, limit, |row| &row.id, QuarantineItem::try_from))
     }
 
     /// How many items are open.
