@@ -19,7 +19,7 @@ use crate::domain::id::QuarantineId;
 use crate::domain::meter;
 use crate::domain::quarantine::{QuarantineDetail, QuarantineItem, QuarantineKind, QuarantineState};
 use crate::domain::task::Task;
-use crate::providers::{Answered, Progress};
+use crate::providers::{Answered, Kind, Progress};
 use crate::spool::{Evidence, Head, Spooled};
 
 /// How often the store is tried, at up to 5 s each, before the body is left to the spool.
@@ -35,8 +35,12 @@ pub(in crate::engine) fn reason(answered: &Answered) -> Option<String> {
             Some("it may hold more images than were found".to_owned())
         }
         Ok(Progress::Done(_) | Progress::Pending(_)) => None,
-        // What is proven to have cost nothing was no purchase.
-        Ok(Progress::Failed(error)) | Err(error) if error.verdict.billed == Billing::No => None,
+        // What is proven to have cost nothing was no purchase; but where time is paid for, a job that was done was one.
+        Ok(Progress::Failed(error)) | Err(error)
+            if error.verdict.billed == Billing::No && error.kind != Kind::NoImage =>
+        {
+            None
+        }
         Ok(Progress::Failed(error)) | Err(error) => {
             let cut = if evidence.whole { "" } else { ", and it was cut" };
             Some(format!("{:?}: {}{cut}", error.kind, error.verdict.evidence))
