@@ -15,12 +15,15 @@ use super::super::pace::backoff;
 use super::scrub::scrubbed;
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, Billing};
+use crate::domain::delivery::tenant_signer;
 use crate::domain::id::QuarantineId;
 use crate::domain::meter;
 use crate::domain::quarantine::{QuarantineDetail, QuarantineItem, QuarantineKind, QuarantineState};
 use crate::domain::task::Task;
+use crate::domain::webhook::Secret;
 use crate::providers::{Answered, Kind, Progress};
 use crate::spool::{Evidence, Head, Spooled};
+use crate::store::StoreError;
 
 /// How often the store is tried, at up to 5 s each, before the body is left to the spool.
 const TRIES: u32 = 300;
@@ -90,7 +93,8 @@ impl Inner {
         let (redacted, digest) =
             (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::Mutex::new(Sha256::new())));
         let hashing = Arc::clone(&digest);
-        let body = scrubbed(evidence.body.stream(), self.secrets(attempt), Arc::clone(&redacted));
+        let secrets = self.secrets(task, attempt).await?;
+        let body = scrubbed(evidence.body.stream(), secrets, Arc::clone(&redacted));
         let body = body.inspect(move |piece| {
             if let (Ok(piece), Ok(mut digest)) = (piece, hashing.lock()) {
                 digest.update(piece);
@@ -134,7 +138,7 @@ impl Inner {
     }
 
     /// What must not be read by whoever looks into quarantine.
-    fn secrets(&self, attempt: &Attempt) -> Vec<String> {
+    async fn secrets(&self, task: &Task, attempt: &Attempt) -> Result<Vec<String>, StoreError> {
         let mut secrets = self
             .offered
             .load()
@@ -145,7 +149,18 @@ impl Inner {
         let hook = self.links.hook(&attempt.provider, attempt.id);
         let token = hook.url.rsplit('/').next().unwrap_or_default().to_owned();
         secrets.extend([hook.secret, token]);
-        secrets.extend(std::str::from_utf8(&self.settings.webhooks.key).map(str::to_owned));
-        secrets
+        let (key, now) = (&self.settings.webhooks.key, self.clock.now());
+        secrets.extend(std::str::from_utf8(key).map(str::to_owned));
+        let endpoints = self.store.endpoints(&task.tenant).await?.into_iter().map(|one| one.id.to_string());
+        for owner in endpoints.chain([tenant_signer(&task.tenant)]) {
+            let rotation = self.store.rotation(&owner).await?;
+            secrets.extend(rotation.secrets(key, &owner, now).iter().map(Secret::reveal));
+        }
+        // As some write a slash in JSON.
+        let escaped: Vec<String> = secrets.iter().map(|secret| secret.replace('/', "\\/")).collect();
+        secrets.extend(escaped);
+        secrets.sort_unstable();
+        secrets.dedup();
+        Ok(secrets)
     }
 }
