@@ -209,6 +209,14 @@ impl Store {
     }
 }
 
+    /// Whether there is a row of this id, readable or not.
+    pub async fn has_quarantined(&self, id: QuarantineId) -> Result<bool, StoreError> {
+        const HAS: &str = "SELECT COUNT(*) FROM quarantine WHERE id = $1";
+        let id = id.to_string();
+        let rows: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(HAS).bind(id).fetch_one(c).await)?;
+        Ok(rows > 0)
+    }
+
 /// Deletes rows, and notes that their bytes may go.
 fn let_go(script: &mut Script, ids: Vec<String>) {
     const NOTE: &str = "INSERT INTO quarantine_deletions (id) VALUES ($1) ON CONFLICT (id) DO NOTHING";
