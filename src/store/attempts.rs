@@ -61,7 +61,7 @@ pub(super) async fn judged(
 }
 
 /// An attempt that nobody else changes before the transaction ends.
-async fn locked(conn: &mut Conn<'_>, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
+pub(super) async fn locked(conn: &mut Conn<'_>, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
     let sql = conn.pick(
         "SELECT detail FROM attempts WHERE id = $1",
         "SELECT detail FROM attempts WHERE id = $1 FOR UPDATE",

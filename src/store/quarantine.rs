@@ -9,12 +9,12 @@ use super::list::Page;
 use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError, attempts};
-use crate::domain::attempt::Attempt;
+use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::id::{QuarantineId, TaskId};
 use crate::domain::quarantine::{QuarantineItem, QuarantineKind, QuarantineState};
-use crate::domain::task::State;
+use crate::domain::task::{Output, State};
 
 macro_rules! columns {
     () => {
@@ -86,14 +86,7 @@ impl Store {
             .db
             .write(move |mut conn| {
                 Box::pin(async move {
-                    let sql = conn.pick(
-                        "SELECT state FROM tasks WHERE id = $1",
-                        "SELECT state FROM tasks WHERE id = $1 FOR UPDATE",
-                    );
-                    let state: Option<String> = on!(&mut conn, c =>
-                        sqlx::query_scalar(sql).bind(item.task.to_string()).fetch_optional(c).await)?;
-                    let state: Option<State> = state.and_then(|state| serde_json::from_str(&state).ok());
-                    if state.is_none_or(|state| state.erased_at.is_some()) {
+                    if erased(&mut conn, item.task).await? {
                         return Ok(0);
                     }
                     let (bytes, detail) = (i64::try_from(item.bytes).unwrap_or(i64::MAX), json(&item.detail));
@@ -149,30 +142,46 @@ impl Store {
         Ok(on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(OF).bind(id).fetch_one(c).await)?)
     }
 
-    /// An item gave images: they are left with its attempt, to be brought to the task, in one commit with who wanted it.
+    /// An item gave images: they are left with its attempt, to be brought to the task, in one commit with who wanted it. The
+    /// attempt as it is from now on; `None`, and nothing is written, when the task was erased or its rows are gone.
     pub async fn recovered(
         &self,
         item: &QuarantineItem,
-        attempt: Attempt,
+        made: (Vec<Output>, Verdict),
+        look_at: Millis,
         entry: Entry,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Attempt>, StoreError> {
         const DONE: &str = "UPDATE quarantine SET state = 'recovered' WHERE id = $1";
-        let id = item.id.to_string();
+        let (id, task, attempt) = (item.id.to_string(), item.task, item.attempt);
         let told = entry.clone();
-        self.db
+        let left = self
+            .db
             .write(move |mut conn| {
                 Box::pin(async move {
+                    // The task first, as everybody does: two who lock both in different order would lock each other out.
+                    if erased(&mut conn, task).await? {
+                        return Ok(None);
+                    }
+                    // As it is by now: more may have been learned of it while the images were fetched.
+                    let Some(mut attempt) = attempts::locked(&mut conn, attempt).await? else {
+                        return Ok(None);
+                    };
+                    let (outputs, verdict) = made;
+                    attempt.leave(outputs, verdict, look_at);
                     let mut script = Script::default();
                     attempts::put(&mut script, &attempt);
                     script.add(DONE).bind(id);
                     super::audit::put(&mut script, &entry);
-                    script.run(&mut conn).await
+                    script.run(&mut conn).await?;
+                    Ok(Some(attempt))
                 })
             })
             .await?;
-        super::audit::log(&told);
-        self.changes.work_due();
-        Ok(())
+        if left.is_some() {
+            super::audit::log(&told);
+            self.changes.work_due();
+        }
+        Ok(left)
     }
 
     /// Lets go of at most `limit` items whose time is over; of how many.
@@ -200,6 +209,14 @@ impl Store {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
+    /// Whether there is a row of this id, readable or not.
+    pub async fn has_quarantined(&self, id: QuarantineId) -> Result<bool, StoreError> {
+        const HAS: &str = "SELECT COUNT(*) FROM quarantine WHERE id = $1";
+        let id = id.to_string();
+        let rows: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(HAS).bind(id).fetch_one(c).await)?;
+        Ok(rows > 0)
+    }
+
     /// The bytes of an item are gone.
     pub async fn quarantine_deleted(&self, id: QuarantineId) -> Result<(), StoreError> {
         const DONE: &str = "DELETE FROM quarantine_deletions WHERE id = $1";
@@ -209,13 +226,15 @@ impl Store {
     }
 }
 
-    /// Whether there is a row of this id, readable or not.
-    pub async fn has_quarantined(&self, id: QuarantineId) -> Result<bool, StoreError> {
-        const HAS: &str = "SELECT COUNT(*) FROM quarantine WHERE id = $1";
-        let id = id.to_string();
-        let rows: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(HAS).bind(id).fetch_one(c).await)?;
-        Ok(rows > 0)
-    }
+/// Whether a task was erased or is gone; nobody erases it before the transaction ends.
+async fn erased(conn: &mut Conn<'_>, task: TaskId) -> Result<bool, StoreError> {
+    let sql = conn
+        .pick("SELECT state FROM tasks WHERE id = $1", "SELECT state FROM tasks WHERE id = $1 FOR UPDATE");
+    let state: Option<String> =
+        on!(conn, c => sqlx::query_scalar(sql).bind(task.to_string()).fetch_optional(c).await)?;
+    let state: Option<State> = state.and_then(|state| serde_json::from_str(&state).ok());
+    Ok(state.is_none_or(|state| state.erased_at.is_some()))
+}
 
 /// Deletes rows, and notes that their bytes may go.
 fn let_go(script: &mut Script, ids: Vec<String>) {
