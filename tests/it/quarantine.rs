@@ -9,6 +9,8 @@ mod recovery;
 mod secrets;
 mod spool;
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use easel::domain::secret::sha256_hex;
@@ -83,6 +85,8 @@ pub async fn items(gateway: &Gateway, query: &str) -> Vec<Value> {
 
 /// Buys what gives no image: the task, and the one item that is kept of it.
 pub async fn bought(gateway: &Gateway, request: &Value) -> (Value, Value) {
+    // Ids sort by time.
+    gateway.clock.advance(Duration::from_millis(1));
     let task = gateway.run(&request.to_string()).await;
     assert_eq!((&task["status"], &task["late_result"]), (&json!("failed"), &Value::Null), "{task}");
     let kept = items(gateway, &format!("?task_id={}", id(&task))).await;
@@ -125,7 +129,6 @@ async fn an_answer_without_an_image_is_kept_as_it_came(
     for adapter in ADAPTERS {
         // One that says nothing, and one that may say it where nobody looks.
         for (fault, mark) in [("no_image", ""), ("decoy=unknown_key", "artifact_ref")] {
-            gateway.clock.advance(std::time::Duration::from_millis(1));
             let (task, item) = bought(gateway, &request(adapter, fault)).await;
             let attempts = gateway.attempts(id(&task)).await;
             let [attempt] = attempts.as_slice() else { panic!("{adapter}: bought once: {attempts:#?}") };
@@ -165,7 +168,8 @@ async fn an_answer_without_an_image_is_kept_as_it_came(
         path = link.split(['<', '>']).nth(1).unwrap().to_owned();
     }
     assert_eq!(paged, all);
-    for (query, status) in [("?limit=0", 400), ("?limit=201", 400), ("?state=lost", 400), ("?cursor=x", 400)] {
+    for (query, status) in [("?limit=0", 400), ("?limit=201", 400), ("?state=lost", 400), ("?cursor=x", 400)]
+    {
         assert_eq!(gateway.get(&format!("/admin/quarantine{query}")).await.status, status, "{query}");
     }
     shelved.stop().await;
@@ -182,7 +186,10 @@ async fn a_download_that_is_no_image_is_kept(
     let gateway = &shelved.gateway;
     gateway.rule(&json!({"on": "files", "times": 1_000_000, "do": {"file_type": "pdf"}})).await;
     let (task, item) = bought(gateway, &request(FLUX, "")).await;
-    assert_eq!((&task["error"]["code"], &task["cost"]["billed"]), (&json!("asset_unavailable"), &json!("yes")));
+    assert_eq!(
+        (&task["error"]["code"], &task["cost"]["billed"]),
+        (&json!("asset_unavailable"), &json!("yes"))
+    );
     let content = gateway.get(&format!("/admin/quarantine/{}/content", id(&item))).await;
     assert!(content.bytes.starts_with(b"%PDF-1.4"), "{:?}", content.bytes);
     let known = ["kind", "provider", "http_status", "whole", "sha256"].map(|name| item[name].clone());
@@ -227,7 +234,10 @@ async fn only_admins_see_it_and_the_audit_knows(
     assert_eq!(gateway.get(read).await.json()["data"], json!([]), "nobody has read it");
 
     let answer = gateway.get(&content).await;
-    assert_eq!((answer.status, sha256_hex(&answer.bytes)), (StatusCode::OK, item["sha256"].as_str().unwrap().into()));
+    assert_eq!(
+        (answer.status, sha256_hex(&answer.bytes)),
+        (StatusCode::OK, item["sha256"].as_str().unwrap().into())
+    );
     let name = format!("attachment; filename=\"{}.bin\"", id(&item));
     for (header, value) in [
         ("content-type", "application/octet-stream"),
@@ -254,7 +264,11 @@ async fn only_admins_see_it_and_the_audit_knows(
     for (method, path) in &paths[1..4] {
         for unknown in ["qua_01k9zq5s4m8v2c6x0b3n7d1f5g", "nothing"] {
             let (path, body) = (path.replace(id(&item), unknown), (method == Method::POST).then_some("{}"));
-            assert_eq!(gateway.send(method.clone(), &path, &[], body).await.status, StatusCode::NOT_FOUND, "{path}");
+            assert_eq!(
+                gateway.send(method.clone(), &path, &[], body).await.status,
+                StatusCode::NOT_FOUND,
+                "{path}"
+            );
         }
     }
     shelved.stop().await;
