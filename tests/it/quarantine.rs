@@ -9,17 +9,23 @@ mod recovery;
 mod secrets;
 mod spool;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::any;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use easel::domain::secret::sha256_hex;
 use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::bucket::{Shelf, Shelved};
-use crate::harness::{Answer, Db, Gateway, OTHER_KEY};
+use crate::harness::{Answer, Db, Gateway, OTHER_KEY, PATIENCE, listen};
 use crate::hostile_pictures::png;
 
 pub const CHAT: &str = "gpt_4o_image";
@@ -96,6 +102,40 @@ pub async fn bought(gateway: &Gateway, request: &Value) -> (Value, Value) {
 
 pub async fn recover(gateway: &Gateway, item: &Value, with: &Value) -> Answer {
     gateway.post(&format!("/admin/quarantine/{}/recover", id(item)), &with.to_string()).await
+}
+
+/// A host that gives an image when the test lets it.
+pub struct HeldBack {
+    pub url: String,
+    asked: Arc<Semaphore>,
+    open: Arc<Semaphore>,
+}
+
+impl HeldBack {
+    pub async fn start(image: Vec<u8>) -> Self {
+        let listener = listen().await;
+        let url = format!("http://{}/a.png", listener.local_addr().unwrap());
+        let (asked, open) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (heard, opened) = (Arc::clone(&asked), Arc::clone(&open));
+        let answer = any(async move || {
+            heard.add_permits(1);
+            drop(opened.acquire().await.unwrap());
+            image
+        });
+        let router = Router::new().fallback(answer);
+        TaskTracker::new().spawn(easel::server::serve(listener, router, CancellationToken::new()));
+        Self { url, asked, open }
+    }
+
+    /// Waits until somebody asks.
+    pub async fn asked(&self) {
+        tokio::time::timeout(PATIENCE, self.asked.acquire()).await.expect("somebody asks").unwrap().forget();
+    }
+
+    /// Gives it from now on.
+    pub fn give(&self) {
+        self.open.add_permits(1);
+    }
 }
 
 pub fn id(thing: &Value) -> &str {
