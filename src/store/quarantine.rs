@@ -135,11 +135,12 @@ impl Store {
         Ok(on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(OPEN).fetch_one(c).await)?)
     }
 
-    /// How many items an attempt has.
-    pub async fn quarantined_of(&self, attempt: &Attempt) -> Result<i64, StoreError> {
-        const OF: &str = "SELECT COUNT(*) FROM quarantine WHERE attempt_id = $1";
+    /// How many items of a kind an attempt has.
+    pub async fn quarantined_of(&self, attempt: &Attempt, kind: QuarantineKind) -> Result<i64, StoreError> {
+        const OF: &str = "SELECT COUNT(*) FROM quarantine WHERE attempt_id = $1 AND kind = $2";
         let id = attempt.id.to_string();
-        Ok(on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(OF).bind(id).fetch_one(c).await)?)
+        Ok(on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_scalar(OF).bind(id).bind(kind.as_str()).fetch_one(c).await)?)
     }
 
     /// An item gave images: they are left with its attempt, to be brought to the task, in one commit with who wanted it. The

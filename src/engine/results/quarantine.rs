@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::Inner;
 use super::super::pace::backoff;
-use super::scrub::scrubbed;
+use super::scrub::{scrubbed, scrubbed_text};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, Billing};
 use crate::domain::delivery::tenant_signer;
@@ -27,7 +27,7 @@ use crate::store::StoreError;
 
 /// How often the store is tried, at up to 5 s each, before the body is left to the spool.
 const TRIES: u32 = 300;
-/// Items of one attempt at most: a host that shows another page each time is no news.
+/// Items of one attempt and kind at most: a host that shows another page each time is no news.
 const PER_ATTEMPT: i64 = 8;
 
 /// Why the answer to a paid call is kept, when it is: it may hold an image, or tell what became of one.
@@ -86,7 +86,7 @@ impl Inner {
         reason: &str,
         evidence: &Evidence,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if self.store.quarantined_of(attempt).await? >= PER_ATTEMPT {
+        if self.store.quarantined_of(attempt, kind).await? >= PER_ATTEMPT {
             return Ok(());
         }
         let (id, now) = (QuarantineId::mint(self.clock.as_ref()), self.clock.now());
@@ -94,6 +94,8 @@ impl Inner {
             (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::Mutex::new(Sha256::new())));
         let hashing = Arc::clone(&digest);
         let secrets = self.secrets(task, attempt).await?;
+        let headers = evidence.head.headers.iter();
+        let headers = headers.map(|(name, value)| (name.clone(), scrubbed_text(value, &secrets))).collect();
         let body = scrubbed(evidence.body.stream(), secrets, Arc::clone(&redacted));
         let body = body.inspect(move |piece| {
             if let (Ok(piece), Ok(mut digest)) = (piece, hashing.lock()) {
@@ -118,7 +120,7 @@ impl Inner {
             detail: QuarantineDetail {
                 reason: reason.to_owned(),
                 http_status: evidence.head.status,
-                headers: evidence.head.headers.clone(),
+                headers,
                 whole: evidence.whole,
                 redacted: redacted.load(Ordering::Relaxed),
             },
