@@ -284,7 +284,10 @@ pub(super) async fn recover_all_quarantined(
         let (recovered, images, detail) =
             match api.engine.recover(item.id, Supplied::Nothing, actor(&key)).await {
                 Ok(recovered) => (true, recovered.images, None),
-                Err(Refusal::Store(error)) => return Err(error.into()),
+                // A row that cannot be read holds up no other item.
+                Err(Refusal::Store(error)) if !matches!(error, StoreError::Unreadable(_)) => {
+                    return Err(error.into());
+                }
                 Err(refusal) => (false, 0, Some(refusal.to_string())),
             };
         data.push(RecoveredItem { id: item.id, task_id: item.task, recovered, images, detail });
