@@ -14,7 +14,7 @@ use crate::domain::audit::Actor;
 use crate::domain::id::QuarantineId;
 use crate::domain::quarantine::{QuarantineItem, QuarantineState};
 use crate::engine::{Refusal, Supplied};
-use crate::store::{Exclusive, QuarantineFilter};
+use crate::store::{Exclusive, QuarantineFilter, StoreError};
 
 /// Items of a page.
 const PAGE: usize = 100;
@@ -85,7 +85,10 @@ async fn recover(asked: Recover, app: &App, out: &mut (impl Write + Send)) -> an
                 gave += 1;
                 writeln!(out, "{}: {} image(s) for {}", item.id, recovered.images, recovered.task)?;
             }
-            Err(Refusal::Store(error)) => return Err(error.into()),
+            // A row that cannot be read holds up no other item.
+            Err(Refusal::Store(error)) if !matches!(error, StoreError::Unreadable(_)) => {
+                return Err(error.into());
+            }
             Err(refusal) => {
                 gave_none += 1;
                 writeln!(out, "{}: {refusal}", item.id)?;
@@ -98,13 +101,13 @@ async fn recover(asked: Recover, app: &App, out: &mut (impl Write + Send)) -> an
 
 /// Every open item, oldest last.
 async fn open_items(app: &App) -> anyhow::Result<Vec<QuarantineItem>> {
-    let mut items: Vec<QuarantineItem> = Vec::new();
+    let (mut items, mut cursor) = (Vec::new(), None);
     loop {
-        let cursor = items.last().map(|item| item.id);
         let filter = QuarantineFilter { state: Some(QuarantineState::Open), task: None, cursor };
-        let (page, more) = app.store.quarantine(filter, PAGE).await?;
-        items.extend(page);
-        if !more {
+        let page = app.store.quarantine(filter, PAGE).await?;
+        items.extend(page.items);
+        cursor = page.next;
+        if cursor.is_none() {
             return Ok(items);
         }
     }

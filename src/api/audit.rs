@@ -58,8 +58,8 @@ pub(super) struct AuditPage {
 
 /// Read the audit
 ///
-/// Every act of an admin (`key.create`, `key.rotate`, `key.revoke`, `config.reload`, `log.level`, `attempt.billing`), what
-/// tenants did to their webhooks' secrets and deliveries, and what was tried in vain: `tenant.cross` (the id of another
+/// Every act of an admin (`key.create`, `key.rotate`, `key.revoke`, `config.reload`, `log.level`, `attempt.billing`,
+/// `quarantine.read`, `quarantine.recover`), what tenants did to their webhooks' secrets and deliveries, and what was tried in vain: `tenant.cross` (the id of another
 /// tenant's thing, which was answered like an unknown one) and `admin.refused`. Newest first. Entries are never changed, and
 /// kept for `audit.keep_days`.
 #[utoipa::path(
@@ -78,8 +78,8 @@ pub(super) async fn list_audit(
         subject: query.subject,
         cursor: query.cursor.as_deref().map(read_cursor).transpose()?,
     };
-    let (data, has_more) = api.store.audit_entries(filter, limit).await?;
-    let next_cursor = data.last().filter(|_| has_more).map(|last| cursor(last.id));
-    let next = next_cursor.clone();
-    Ok(page(&AuditPage { data, has_more, next_cursor }, &uri, next.as_deref()))
+    let listed = api.store.audit_entries(filter, limit).await?;
+    let next_cursor = listed.next.map(cursor);
+    let body = AuditPage { data: listed.items, has_more: next_cursor.is_some(), next_cursor };
+    Ok(page(&body, &uri, body.next_cursor.as_deref()))
 }

@@ -81,15 +81,15 @@ pub(super) async fn list_judged(
 ) -> Result<Response, ApiError> {
     let from = asked.cursor.as_deref().map(read_cursor).transpose()?;
     let billing = asked.billing.unwrap_or(Billing::Unknown);
-    let (judged, has_more) = api.store.judged(billing, from, limit(asked.limit)?).await?;
-    let next_cursor = judged.last().filter(|_| has_more).map(|last| cursor(last.attempt.id));
-    let data = judged.into_iter().map(|one| JudgedAttempt {
+    let listed = api.store.judged(billing, from, limit(asked.limit)?).await?;
+    let next_cursor = listed.next.map(cursor);
+    let data = listed.items.into_iter().map(|one| JudgedAttempt {
         task_id: one.task,
         tenant: one.tenant,
         key: one.key,
         attempt: one.attempt.into(),
     });
-    let body = JudgedPage { data: data.collect(), has_more, next_cursor };
+    let body = JudgedPage { data: data.collect(), has_more: next_cursor.is_some(), next_cursor };
     Ok(page(&body, &uri, body.next_cursor.as_deref()))
 }
 

@@ -143,11 +143,11 @@ async fn list(
         state: query.state,
         cursor: query.cursor.as_deref().map(read_cursor).transpose()?,
     };
-    let (deliveries, has_more) = api.store.deliveries(filter, limit).await?;
-    let next_cursor = deliveries.last().filter(|_| has_more).map(|last| cursor(last.id));
-    let data = deliveries.into_iter().map(DeliveryView::of).collect();
-    let next = next_cursor.clone();
-    Ok(page(&DeliveryPage { data, has_more, next_cursor }, uri, next.as_deref()))
+    let listed = api.store.deliveries(filter, limit).await?;
+    let next_cursor = listed.next.map(cursor);
+    let data = listed.items.into_iter().map(DeliveryView::of).collect();
+    let body = DeliveryPage { data, has_more: next_cursor.is_some(), next_cursor };
+    Ok(page(&body, uri, body.next_cursor.as_deref()))
 }
 
 /// Send a delivery once more

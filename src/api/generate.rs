@@ -27,6 +27,7 @@ use crate::domain::validate::{FieldCode, FieldError};
 use crate::domain::view::{QueueView, TaskView, view};
 use crate::engine::{Acceptance, Caller, Refusal};
 use crate::providers::Shown;
+use crate::store::StoreError;
 
 /// Create a task
 ///
@@ -267,12 +268,12 @@ impl Api {
     }
 
     /// The task with its pictures, as callers see it.
-    pub(super) async fn view(&self, task: &Task) -> Result<TaskView, ApiError> {
+    pub(super) async fn view(&self, task: &Task) -> Result<TaskView, StoreError> {
         Ok(self.view_with(task, &self.pictures(task).await?).await)
     }
 
     /// The task's pictures. They are written with its end: before it there are none to look for.
-    pub(super) async fn pictures(&self, task: &Task) -> Result<Vec<StoredImage>, ApiError> {
+    pub(super) async fn pictures(&self, task: &Task) -> Result<Vec<StoredImage>, StoreError> {
         Ok(if task.phase.terminal() { self.store.images(task.id).await? } else { Vec::new() })
     }
 

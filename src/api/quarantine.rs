@@ -25,7 +25,7 @@ use crate::domain::quarantine::{QuarantineItem, QuarantineKind, QuarantineState}
 use crate::domain::task::{Output, Source};
 use crate::domain::validate::{FieldCode, FieldError};
 use crate::engine::{Refusal, Supplied};
-use crate::store::QuarantineFilter;
+use crate::store::{QuarantineFilter, StoreError};
 
 /// Items that are recovered in one request unless it says otherwise, and at most.
 const USUAL: usize = 10;
@@ -158,13 +158,13 @@ pub(super) async fn list_quarantine(
         task: query.task_id,
         cursor: query.cursor.as_deref().map(read_cursor).transpose()?,
     };
-    let (items, has_more) = api.store.quarantine(filter, limit(query.limit)?).await?;
-    let next_cursor = items.last().filter(|_| has_more).map(|last| cursor(last.id));
-    let mut data = Vec::with_capacity(items.len());
-    for item in items {
+    let listed = api.store.quarantine(filter, limit(query.limit)?).await?;
+    let next_cursor = listed.next.map(cursor);
+    let mut data = Vec::with_capacity(listed.items.len());
+    for item in listed.items {
         data.push(api.quarantine_view(item).await?);
     }
-    let body = QuarantineList { data, has_more, next_cursor };
+    let body = QuarantineList { data, has_more: next_cursor.is_some(), next_cursor };
     Ok(page(&body, &uri, body.next_cursor.as_deref()))
 }
 
@@ -277,19 +277,22 @@ pub(super) async fn recover_all_quarantined(
     let most = limit(asked.limit.or(Some(USUAL)))?.min(MOST);
     let cursor_in = asked.cursor.as_deref().map(read_cursor).transpose()?;
     let filter = QuarantineFilter { state: Some(QuarantineState::Open), task: None, cursor: cursor_in };
-    let (items, has_more) = api.store.quarantine(filter, most).await?;
-    let next_cursor = items.last().filter(|_| has_more).map(|last| cursor(last.id));
-    let mut data = Vec::with_capacity(items.len());
-    for item in items {
+    let listed = api.store.quarantine(filter, most).await?;
+    let next_cursor = listed.next.map(cursor);
+    let mut data = Vec::with_capacity(listed.items.len());
+    for item in listed.items {
         let (recovered, images, detail) =
             match api.engine.recover(item.id, Supplied::Nothing, actor(&key)).await {
                 Ok(recovered) => (true, recovered.images, None),
-                Err(Refusal::Store(error)) => return Err(error.into()),
+                // A row that cannot be read holds up no other item.
+                Err(Refusal::Store(error)) if !matches!(error, StoreError::Unreadable(_)) => {
+                    return Err(error.into());
+                }
                 Err(refusal) => (false, 0, Some(refusal.to_string())),
             };
         data.push(RecoveredItem { id: item.id, task_id: item.task, recovered, images, detail });
     }
-    Ok(Json(RecoveredItems { data, has_more, next_cursor }))
+    Ok(Json(RecoveredItems { data, has_more: next_cursor.is_some(), next_cursor }))
 }
 
 impl Api {
@@ -299,7 +302,11 @@ impl Api {
     }
 
     async fn quarantine_view(&self, item: QuarantineItem) -> Result<QuarantineItemView, ApiError> {
-        let attempt = self.store.attempt(item.attempt).await?;
+        let attempt = match self.store.attempt(item.attempt).await {
+            // What it says of the item is worth knowing; the item is there without it.
+            Err(StoreError::Unreadable(_)) => None,
+            attempt => attempt?,
+        };
         Ok(QuarantineItemView {
             id: item.id,
             task_id: item.task,

@@ -16,7 +16,7 @@ use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::view::{Status, TaskView};
 use crate::engine::Caller;
-use crate::store::TaskFilter;
+use crate::store::{StoreError, TaskFilter};
 
 /// The most labels to filter by: as many as a task may have.
 const MAX_LABELS: usize = 16;
@@ -80,13 +80,19 @@ pub(super) async fn list_tasks(
         cursor: query.cursor.as_deref().map(read_cursor).transpose()?,
     };
     let listed = api.store.tasks(filter, limit(query.limit)?).await?;
-    let next_cursor = listed.last.filter(|_| listed.has_more).map(cursor);
-    let mut data = Vec::with_capacity(listed.tasks.len());
-    for task in &listed.tasks {
-        data.push(api.view(task).await?);
+    let next_cursor = listed.next.map(cursor);
+    let mut data = Vec::with_capacity(listed.items.len());
+    for task in &listed.items {
+        match api.view(task).await {
+            Ok(view) => data.push(view),
+            Err(error @ StoreError::Unreadable(_)) => {
+                tracing::error!(task.id = %task.id, %error, "a task is left out of a list");
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    let next = next_cursor.clone();
-    Ok(page(&TaskPage { data, has_more: listed.has_more, next_cursor }, &uri, next.as_deref()))
+    let body = TaskPage { data, has_more: next_cursor.is_some(), next_cursor };
+    Ok(page(&body, &uri, body.next_cursor.as_deref()))
 }
 
 /// The query of the list: `metadata.KEY=VALUE` apart, because the caller chooses the names, and the rest read strictly.

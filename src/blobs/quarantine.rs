@@ -3,13 +3,16 @@
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 
 use super::{BlobError, Blobs};
+use crate::domain::clock::Millis;
 use crate::domain::id::QuarantineId;
 
+/// Where they lie.
+const FOLDER: &str = "quarantine";
 /// A piece as it is written.
 const PIECE: usize = 5 * 1024 * 1024;
 
@@ -55,6 +58,26 @@ impl Blobs {
         Ok(super::pieces::of(self.store.get(&path(id)).await?))
     }
 
+    /// Up to `limit` items whose bytes were written before that moment.
+    pub async fn old_quarantined(
+        &self,
+        before: Millis,
+        limit: usize,
+    ) -> Result<Vec<QuarantineId>, BlobError> {
+        let mut listing = self.store.list(Some(&Path::from(FOLDER)));
+        let mut old = Vec::new();
+        while let Some(found) = listing.try_next().await? {
+            let id = found.location.filename().and_then(|name| name.parse().ok());
+            if let Some(id) = id.filter(|_| found.last_modified.timestamp_millis() < before.0) {
+                old.push(id);
+                if old.len() >= limit {
+                    break;
+                }
+            }
+        }
+        Ok(old)
+    }
+
     /// Removes the bytes of an item, if there are any.
     pub async fn remove_quarantined(&self, id: QuarantineId) -> Result<(), BlobError> {
         match self.store.delete(&path(id)).await {
@@ -65,5 +88,5 @@ impl Blobs {
 }
 
 fn path(id: QuarantineId) -> Path {
-    Path::from(format!("quarantine/{id}"))
+    Path::from(format!("{FOLDER}/{id}"))
 }

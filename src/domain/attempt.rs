@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::clock::Millis;
 use super::id::{AttemptId, TaskId};
 use super::money::Usd;
-use super::task::{Failure, Output};
+use super::task::{Failure, Output, Source};
 
 /// Whether a provider charged for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -163,6 +163,27 @@ impl Attempt {
         self.state = state;
         self.judge(verdict);
         self.finished_at = Some(now);
+    }
+
+    /// Leaves images with the attempt, to be brought to its task from `look_at` on, and what is known of its billing with them.
+    /// What is here already stays; so do links that still wait, where fewer images come than links wait.
+    pub fn leave(&mut self, outputs: Vec<Output>, verdict: Verdict, look_at: Millis) {
+        let waits = |output: &Output| matches!(output.source, Source::Url(_));
+        let others = outputs.len() < self.made.iter().filter(|output| waits(output)).count();
+        let before = std::mem::replace(&mut self.made, outputs);
+        for output in before.into_iter().filter(|output| others || !waits(output)) {
+            if self.made.iter().all(|made| made.source != output.source) {
+                self.made.push(output);
+            }
+        }
+        self.made_verdict = Some(verdict);
+        self.look_at = Some(look_at);
+    }
+
+    /// Leaves links with the attempt that have given nothing so far, in place of those it had. What is here stays.
+    pub fn await_links(&mut self, links: Vec<Output>) {
+        self.made.retain(|output| matches!(output.source, Source::Blob(_)));
+        self.made.extend(links);
     }
 
     /// Notes what is known of the billing. A charge beyond all measure is not believed: see [`Self::is_absurd`].

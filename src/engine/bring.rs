@@ -36,6 +36,9 @@ impl Inner {
             },
             None => None,
         };
+        if let Some(attempt) = &attempt {
+            take_recovered(&mut task.state.outputs, &attempt.made);
+        }
         let mut here: Vec<Option<Saved>> = Vec::new();
         let (mut not_here, mut not_asked): (Option<NotHere>, Option<Duration>) = (None, None);
         for at in 0..task.state.outputs.len() {
@@ -125,7 +128,7 @@ impl Inner {
 
     /// Some have waited long enough for the others: the task ends with them, and the others follow as a late result.
     async fn keep_some(&self, task: Box<Task>, mut attempt: Attempt, here: Vec<Option<Saved>>) {
-        attempt.made = lacking(&task, &here);
+        attempt.await_links(lacking(&task, &here));
         attempt.look_at = Some(self.clock.now() + LOOK_AFTER);
         self.keep(task, here, Some(attempt)).await;
     }
@@ -175,7 +178,7 @@ impl Inner {
         if let Some(attempt) = &mut attempt {
             let evidence = evidence.as_ref();
             self.quarantine(&task, attempt, QuarantineKind::Download, &error.to_string(), evidence).await;
-            attempt.made = lacking(&task, &here);
+            attempt.await_links(lacking(&task, &here));
         }
         if here.iter().any(Option::is_some) {
             return self.keep(task, here, attempt).await;
@@ -191,6 +194,21 @@ impl Inner {
         let failed = Step::new(Event::Fail(failure), self.clock.now());
         let Some(step) = self.closing(&task, failed, attempt).await else { return };
         self.save(task, step).await;
+    }
+}
+
+/// Puts images that were recovered for an attempt in the place of its links, if as many came as links wait.
+fn take_recovered(outputs: &mut [Output], made: &[Output]) {
+    let there = |source: &Source| outputs.iter().any(|output| output.source == *source);
+    let recovered: Vec<Source> = made
+        .iter()
+        .map(|output| output.source.clone())
+        .filter(|source| matches!(source, Source::Blob(_)) && !there(source))
+        .collect();
+    let waiting: Vec<&mut Output> =
+        outputs.iter_mut().filter(|output| matches!(output.source, Source::Url(_))).collect();
+    if waiting.len() == recovered.len() {
+        waiting.into_iter().zip(recovered).for_each(|(output, source)| output.source = source);
     }
 }
 

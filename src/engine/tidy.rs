@@ -117,10 +117,11 @@ impl Inner {
             if let Some(files) = keeping.files {
                 count(2, self.store.expire_files(now - files, BATCH).await?);
             }
-            count(3, self.erase_bytes(BATCH).await?);
             count(4, self.store.trim_audit(now - self.settings.audit_keep, BATCH).await?);
             count(5, self.store.expire_quarantine(BATCH).await?);
             self.erase_quarantined(BATCH).await?;
+            // Last: a row that cannot be read, and may need any bytes, holds up nothing else.
+            count(3, self.erase_bytes(BATCH).await?);
             if !more || self.stop.is_cancelled() {
                 break;
             }
@@ -215,12 +216,25 @@ impl Inner {
         Ok(settled)
     }
 
+    /// Removes old bytes in quarantine that have no row; how many.
+    async fn collect_quarantine(&self, before: Millis) -> Result<usize, TidyError> {
+        let mut gone = 0;
+        for id in self.blobs.old_quarantined(before, ORPHANS).await? {
+            if !self.store.has_quarantined(id).await? {
+                self.blobs.remove_quarantined(id).await?;
+                gone += 1;
+            }
+        }
+        Ok(gone)
+    }
+
     /// Removes old bytes whose hash begins with this byte and that have no row: a process was killed between writing the
     /// one and the other. How many.
     async fn collect_orphans(&self, first: u8) -> Result<usize, TidyError> {
         let before = self.clock.now() - FORGOTTEN;
         let old = self.blobs.old(first, before, ORPHANS).await?;
-        let mut gone = 0;
+        // Items have ids and no hashes, and are few: all of them at once.
+        let mut gone = if first == 0 { self.collect_quarantine(before).await? } else { 0 };
         for some in old.chunks(BATCH) {
             // Most are needed, and need not be marked to know it.
             let needed = self.store.needed(some).await?;

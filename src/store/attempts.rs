@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::backend::{Conn, Db, on};
 use super::claim::{self, count};
+use super::list::readable;
 use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError, gather};
@@ -60,7 +61,7 @@ pub(super) async fn judged(
 }
 
 /// An attempt that nobody else changes before the transaction ends.
-async fn locked(conn: &mut Conn<'_>, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
+pub(super) async fn locked(conn: &mut Conn<'_>, id: AttemptId) -> Result<Option<Attempt>, StoreError> {
     let sql = conn.pick(
         "SELECT detail FROM attempts WHERE id = $1",
         "SELECT detail FROM attempts WHERE id = $1 FOR UPDATE",
@@ -98,10 +99,7 @@ impl Store {
              ORDER BY started_at, task_id, number";
         let id = task.to_string();
         let details: Vec<String> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(SQL).bind(id).fetch_all(c).await)?;
-        let readable = details.iter().filter_map(|detail| {
-            read(detail).inspect_err(|error| tracing::error!(%error, "an attempt is left out of a list")).ok()
-        });
-        Ok(readable.collect())
+        Ok(readable(details.iter().map(|detail| read(detail))))
     }
 
     /// The attempt a callback's token belongs to.

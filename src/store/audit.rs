@@ -4,6 +4,7 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::list::Page;
 use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError};
@@ -68,22 +69,20 @@ impl Store {
             .map(|entry| log(&entry))
     }
 
-    /// A page of the audit, newest first, and whether there is more.
+    /// A page of the audit, newest first.
     pub async fn audit_entries(
         &self,
         filter: AuditFilter,
         limit: usize,
-    ) -> Result<(Vec<Entry>, bool), StoreError> {
+    ) -> Result<Page<Entry, AuditId>, StoreError> {
         const SQL: &str = "SELECT id, at, key_name, tenant, act, subject, outcome, details FROM audit \
              WHERE id < $1 AND ($2 IS NULL OR act = $2) AND ($3 IS NULL OR key_name = $3) \
              AND ($4 IS NULL OR subject = $4) ORDER BY id DESC LIMIT $5";
         let below = filter.cursor.map_or_else(|| "aud_~".to_owned(), |id| id.to_string());
-        let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL)
+        let rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL)
             .bind(below).bind(&filter.act).bind(&filter.key).bind(&filter.subject).bind(count(limit + 1))
             .fetch_all(c).await)?;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        Ok((rows.into_iter().map(Entry::try_from).collect::<Result<_, _>>()?, more))
+        Ok(Page::of(rows, limit, |row| &row.id, Entry::try_from))
     }
 
     /// Clears up to `limit` entries from before this moment; how many.

@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, FromRow};
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::list::Page;
 use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError, audit, webhooks};
@@ -255,12 +256,12 @@ impl Store {
         row.map(Delivery::try_from).transpose()
     }
 
-    /// A page of a tenant's letters, newest first, and whether there are older ones.
+    /// A page of a tenant's letters, newest first.
     pub async fn deliveries(
         &self,
         filter: DeliveryFilter,
         limit: usize,
-    ) -> Result<(Vec<Delivery>, bool), StoreError> {
+    ) -> Result<Page<Delivery, EventId>, StoreError> {
         const LIST: &str = concat!(
             "SELECT ",
             columns!(),
@@ -268,13 +269,11 @@ impl Store {
              AND ($4 IS NULL OR d.task_id = $4) AND ($5 IS NULL OR d.state = $5) ORDER BY d.id DESC LIMIT $6"
         );
         let below = filter.cursor.map_or_else(|| "evt_~".to_owned(), |id| id.to_string());
-        let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(LIST)
+        let rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(LIST)
             .bind(&filter.tenant).bind(below).bind(filter.webhook.map(|id| id.to_string()))
             .bind(filter.task.map(|id| id.to_string())).bind(filter.state.map(DeliveryState::as_str))
             .bind(count(limit + 1)).fetch_all(c).await)?;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        Ok((rows.into_iter().map(Delivery::try_from).collect::<Result<_, _>>()?, more))
+        Ok(Page::of(rows, limit, |row| &row.id, Delivery::try_from))
     }
 
     /// The next moment at which a letter falls due or a lease on one ends.

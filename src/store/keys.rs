@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use super::backend::{Conn, on};
+use super::list::readable;
 use super::tasks::json;
 use super::{Store, StoreError, audit};
 use crate::domain::audit::Entry;
@@ -97,7 +98,7 @@ impl Store {
         const SQL: &str = concat!("SELECT ", columns!(), " FROM api_keys ORDER BY id");
         let rows: Vec<Row> =
             on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(SQL).fetch_all(c).await)?;
-        rows.into_iter().map(ManagedKey::try_from).collect()
+        Ok(readable(rows.into_iter().map(ManagedKey::try_from)))
     }
 
     /// How often the managed keys have changed.

@@ -1,6 +1,7 @@
-//! Lists of tasks: newest first, page by page, by cursor and never by offset.
+//! Lists: newest first, page by page, by cursor and never by offset; and the list of tasks.
 
 use std::fmt::Write as _;
+use std::str::FromStr;
 
 use sqlx::AssertSqlSafe;
 
@@ -34,20 +35,42 @@ pub struct TaskFilter {
     pub cursor: Option<TaskId>,
 }
 
-/// One page of tasks, newest first.
+/// One page of a list, newest first.
 #[derive(Debug)]
-pub struct Page {
-    /// The tasks.
-    pub tasks: Vec<Task>,
-    /// The id of the last row: where the next page begins.
-    pub last: Option<TaskId>,
-    /// Whether there are older ones.
-    pub has_more: bool,
+pub struct Page<T, I> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Where the next page begins: the id of the last row, whether it could be read or not; `None` on the last page.
+    pub next: Option<I>,
+}
+
+impl<T, I: FromStr> Page<T, I> {
+    /// A page of at most `limit` of these rows, of which one more was asked for. A row that cannot be read is left out and takes
+    /// no other with it.
+    pub(super) fn of<R>(
+        mut rows: Vec<R>,
+        limit: usize,
+        id: impl Fn(&R) -> &str,
+        read: impl Fn(R) -> Result<T, StoreError>,
+    ) -> Self {
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| has_more).and_then(|row| id(row).parse().ok());
+        Self { items: readable(rows.into_iter().map(read)), next }
+    }
+}
+
+/// Those that could be read; of the others the log knows.
+pub(super) fn readable<T>(rows: impl Iterator<Item = Result<T, StoreError>>) -> Vec<T> {
+    let told = |row: Result<T, StoreError>| {
+        row.inspect_err(|error| tracing::error!(%error, "a row is left out of a list")).ok()
+    };
+    rows.filter_map(told).collect()
 }
 
 impl Store {
     /// A page of a tenant's tasks, newest first.
-    pub async fn tasks(&self, filter: TaskFilter, limit: usize) -> Result<Page, StoreError> {
+    pub async fn tasks(&self, filter: TaskFilter, limit: usize) -> Result<Page<Task, TaskId>, StoreError> {
         let labels: Vec<String> = filter.metadata.iter().map(|(name, value)| label(name, value)).collect();
         let sql = list(labels.len());
         // Ids sort by time, so times are bounds of ids; `task_~` lies beyond all of them.
@@ -58,7 +81,7 @@ impl Store {
             .created_after
             .map_or_else(|| "task_".to_owned(), |moment| TaskId::floor(moment).to_string());
         let phase = |at: usize| filter.phases.get(at).or(filter.phases.first()).map(|phase| phase.as_str());
-        let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => {
+        let rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => {
             // The text holds nothing but numbered places.
             let mut query = sqlx::query_as(AssertSqlSafe(sql))
                 .bind(&filter.tenant).bind(below).bind(from)
@@ -69,16 +92,7 @@ impl Store {
             }
             query.fetch_all(c).await
         })?;
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
-        // The cursor is the last row's, whether it can be read or not.
-        let last = rows.last().and_then(|row| row.id.parse().ok());
-        let readable = rows.into_iter().filter_map(|row| {
-            Task::try_from(row)
-                .inspect_err(|error| tracing::error!(%error, "a task is left out of a list"))
-                .ok()
-        });
-        Ok(Page { tasks: readable.collect(), last, has_more })
+        Ok(Page::of(rows, limit, |row| &row.id, Task::try_from))
     }
 }
 

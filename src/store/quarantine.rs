@@ -5,15 +5,16 @@ use sqlx::FromRow;
 
 use super::backend::{Conn, on};
 use super::claim::count;
+use super::list::Page;
 use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError, attempts};
-use crate::domain::attempt::Attempt;
+use crate::domain::attempt::{Attempt, Verdict};
 use crate::domain::audit::Entry;
 use crate::domain::clock::Millis;
 use crate::domain::id::{QuarantineId, TaskId};
 use crate::domain::quarantine::{QuarantineItem, QuarantineKind, QuarantineState};
-use crate::domain::task::State;
+use crate::domain::task::{Output, State};
 
 macro_rules! columns {
     () => {
@@ -85,14 +86,7 @@ impl Store {
             .db
             .write(move |mut conn| {
                 Box::pin(async move {
-                    let sql = conn.pick(
-                        "SELECT state FROM tasks WHERE id = $1",
-                        "SELECT state FROM tasks WHERE id = $1 FOR UPDATE",
-                    );
-                    let state: Option<String> = on!(&mut conn, c =>
-                        sqlx::query_scalar(sql).bind(item.task.to_string()).fetch_optional(c).await)?;
-                    let state: Option<State> = state.and_then(|state| serde_json::from_str(&state).ok());
-                    if state.is_none_or(|state| state.erased_at.is_some()) {
+                    if erased(&mut conn, item.task).await? {
                         return Ok(0);
                     }
                     let (bytes, detail) = (i64::try_from(item.bytes).unwrap_or(i64::MAX), json(&item.detail));
@@ -116,12 +110,12 @@ impl Store {
         row.map(QuarantineItem::try_from).transpose()
     }
 
-    /// A page of items, newest first, and whether there is more.
+    /// A page of items, newest first.
     pub async fn quarantine(
         &self,
         filter: QuarantineFilter,
         limit: usize,
-    ) -> Result<(Vec<QuarantineItem>, bool), StoreError> {
+    ) -> Result<Page<QuarantineItem, QuarantineId>, StoreError> {
         const PAGE: &str = concat!(
             "SELECT ",
             columns!(),
@@ -130,16 +124,9 @@ impl Store {
         );
         let below = filter.cursor.map_or_else(|| "qua_~".to_owned(), |id| id.to_string());
         let (state, task) = (filter.state.map(QuarantineState::as_str), filter.task.map(|id| id.to_string()));
-        let mut rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(PAGE)
+        let rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(PAGE)
             .bind(&below).bind(state).bind(&task).bind(count(limit + 1)).fetch_all(c).await)?;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let readable = rows.into_iter().filter_map(|row| {
-            QuarantineItem::try_from(row)
-                .inspect_err(|error| tracing::error!(%error, "an item is left out of a list"))
-                .ok()
-        });
-        Ok((readable.collect(), more))
+        Ok(Page::of(rows, limit, |row| &row.id, QuarantineItem::try_from))
     }
 
     /// How many items are open.
@@ -148,37 +135,54 @@ impl Store {
         Ok(on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(OPEN).fetch_one(c).await)?)
     }
 
-    /// How many items an attempt has.
-    pub async fn quarantined_of(&self, attempt: &Attempt) -> Result<i64, StoreError> {
-        const OF: &str = "SELECT COUNT(*) FROM quarantine WHERE attempt_id = $1";
+    /// How many items of a kind an attempt has.
+    pub async fn quarantined_of(&self, attempt: &Attempt, kind: QuarantineKind) -> Result<i64, StoreError> {
+        const OF: &str = "SELECT COUNT(*) FROM quarantine WHERE attempt_id = $1 AND kind = $2";
         let id = attempt.id.to_string();
-        Ok(on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(OF).bind(id).fetch_one(c).await)?)
+        Ok(on!(&mut self.db.reader().await?.conn(), c =>
+            sqlx::query_scalar(OF).bind(id).bind(kind.as_str()).fetch_one(c).await)?)
     }
 
-    /// An item gave images: they are left with its attempt, to be brought to the task, in one commit with who wanted it.
+    /// An item gave images: they are left with its attempt, to be brought to the task, in one commit with who wanted it. The
+    /// attempt as it is from now on; `None`, and nothing is written, when the task was erased or its rows are gone.
     pub async fn recovered(
         &self,
         item: &QuarantineItem,
-        attempt: Attempt,
+        made: (Vec<Output>, Verdict),
+        look_at: Millis,
         entry: Entry,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Attempt>, StoreError> {
         const DONE: &str = "UPDATE quarantine SET state = 'recovered' WHERE id = $1";
-        let id = item.id.to_string();
+        let (id, task, attempt) = (item.id.to_string(), item.task, item.attempt);
         let told = entry.clone();
-        self.db
+        let left = self
+            .db
             .write(move |mut conn| {
                 Box::pin(async move {
+                    // The task first, as everybody does: two who lock both in different order would lock each other out.
+                    if erased(&mut conn, task).await? {
+                        return Ok(None);
+                    }
+                    // As it is by now: more may have been learned of it while the images were fetched.
+                    let Some(mut attempt) = attempts::locked(&mut conn, attempt).await? else {
+                        return Ok(None);
+                    };
+                    let (outputs, verdict) = made;
+                    attempt.leave(outputs, verdict, look_at);
                     let mut script = Script::default();
                     attempts::put(&mut script, &attempt);
                     script.add(DONE).bind(id);
                     super::audit::put(&mut script, &entry);
-                    script.run(&mut conn).await
+                    script.run(&mut conn).await?;
+                    Ok(Some(attempt))
                 })
             })
             .await?;
-        super::audit::log(&told);
-        self.changes.work_due();
-        Ok(())
+        if left.is_some() {
+            super::audit::log(&told);
+            self.changes.work_due();
+        }
+        Ok(left)
     }
 
     /// Lets go of at most `limit` items whose time is over; of how many.
@@ -206,6 +210,14 @@ impl Store {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
+    /// Whether there is a row of this id, readable or not.
+    pub async fn has_quarantined(&self, id: QuarantineId) -> Result<bool, StoreError> {
+        const HAS: &str = "SELECT COUNT(*) FROM quarantine WHERE id = $1";
+        let id = id.to_string();
+        let rows: i64 = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_scalar(HAS).bind(id).fetch_one(c).await)?;
+        Ok(rows > 0)
+    }
+
     /// The bytes of an item are gone.
     pub async fn quarantine_deleted(&self, id: QuarantineId) -> Result<(), StoreError> {
         const DONE: &str = "DELETE FROM quarantine_deletions WHERE id = $1";
@@ -213,6 +225,16 @@ impl Store {
         script.add(DONE).bind(id.to_string());
         self.db.run(script).await.map(drop)
     }
+}
+
+/// Whether a task was erased or is gone; nobody erases it before the transaction ends.
+async fn erased(conn: &mut Conn<'_>, task: TaskId) -> Result<bool, StoreError> {
+    let sql = conn
+        .pick("SELECT state FROM tasks WHERE id = $1", "SELECT state FROM tasks WHERE id = $1 FOR UPDATE");
+    let state: Option<String> =
+        on!(conn, c => sqlx::query_scalar(sql).bind(task.to_string()).fetch_optional(c).await)?;
+    let state: Option<State> = state.and_then(|state| serde_json::from_str(&state).ok());
+    Ok(state.is_none_or(|state| state.erased_at.is_some()))
 }
 
 /// Deletes rows, and notes that their bytes may go.

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sqlx::FromRow;
 
 use super::backend::{Conn, on};
+use super::list::readable;
 use super::tasks::json;
 use super::{Store, StoreError, audit};
 use crate::domain::audit::Entry;
@@ -103,7 +104,7 @@ impl Store {
     pub(super) async fn load_endpoints(&self) -> Result<(), StoreError> {
         let rows: Vec<Row> =
             on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(ALL).fetch_all(c).await)?;
-        self.endpoints.replace(rows.into_iter().map(Endpoint::try_from).collect::<Result<_, _>>()?);
+        self.endpoints.replace(readable(rows.into_iter().map(Endpoint::try_from)));
         Ok(())
     }
 
@@ -123,7 +124,7 @@ impl Store {
     /// A tenant's endpoints, oldest first.
     pub async fn endpoints(&self, tenant: &str) -> Result<Vec<Endpoint>, StoreError> {
         let rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(OF_TENANT).bind(tenant).fetch_all(c).await)?;
-        rows.into_iter().map(Endpoint::try_from).collect()
+        Ok(readable(rows.into_iter().map(Endpoint::try_from)))
     }
 
     /// One endpoint, whoever's it is.

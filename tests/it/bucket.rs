@@ -76,9 +76,13 @@ impl Bucket {
 
     /// Leaves an object there, beside the gateway.
     pub fn leave(&self, name: &str) {
-        let at = self.folder.path().join("pictures/of/easel").join(name);
+        let at = self.path(name);
         std::fs::create_dir_all(at.parent().unwrap()).unwrap();
         std::fs::write(at, name).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("pictures/of/easel").join(name)
     }
 
     /// Parts of uploads that were begun and neither put together nor given up.
@@ -158,6 +162,14 @@ impl Shelved {
     /// What lies in quarantine: names and sizes.
     pub fn quarantined(&self) -> Vec<(String, u64)> {
         self.objects().into_iter().filter(|(name, _)| name.starts_with("quarantine/")).collect()
+    }
+
+    /// Where the bytes of an object lie.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match &self.bucket {
+            Some(bucket) => bucket.path(name),
+            None => self.gateway.folder().join("blobs").join(name),
+        }
     }
 
     pub async fn stop(self) {

@@ -39,6 +39,7 @@ mod postgres;
 mod postgres_tls;
 mod process;
 mod proof;
+mod quarantine;
 mod recorder;
 mod reload;
 mod replicas;

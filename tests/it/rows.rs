@@ -10,7 +10,12 @@ use crate::harness::{Db, Gateway};
 impl Gateway {
     /// Runs a statement on the gateway's database, beside it.
     pub async fn sql(&self, statement: &'static str) {
-        let url = self.store_url();
+        self.execute(statement).await;
+    }
+
+    /// The same for a statement that names what the test has made.
+    pub async fn execute(&self, statement: &str) {
+        let (url, statement) = (self.store_url(), AssertSqlSafe(statement.to_owned()));
         if url.starts_with("postgres") {
             let mut conn = PgConnection::connect(url).await.unwrap();
             sqlx::raw_sql(statement).execute(&mut conn).await.unwrap();

@@ -13,6 +13,7 @@ use super::results::reason;
 use super::retry::failure;
 use crate::blobs::Saved;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
+use crate::domain::clock::Millis;
 use crate::domain::code::Code;
 use crate::domain::image::ImageKind;
 use crate::domain::quarantine::QuarantineKind;
@@ -178,7 +179,8 @@ impl Inner {
 
     async fn late_pictures(&self, task: &Task, mut attempt: Attempt, done: Done) -> Found {
         attempt.made_verdict = Some(done.verdict.clone());
-        attempt.made = match self.outputs_of(done).await {
+        let mut held = Vec::new();
+        attempt.made = match self.outputs_of(done, &mut held).await {
             Ok(outputs) => outputs,
             Err(error) => {
                 tracing::error!(attempt.id = %attempt.id, %error, "a late picture could not be kept; asking again");
@@ -229,7 +231,7 @@ impl Inner {
         };
         let since = *attempt.lacking_since.get_or_insert(now);
         let patience = if here.is_empty() { LOOK_FOR } else { WAIT_FOR_OTHERS };
-        let over = now.since(attempt.started_at) + LOOK_AFTER >= LOOK_FOR;
+        let over = given_up(&attempt, now);
         let detail = format!("the provider made a picture that could not be kept: {error}");
         if hope && !over && now.since(since) < patience {
             // Those that are here stay; the links of the others may be renewed.
@@ -258,6 +260,11 @@ impl Inner {
         Self::note_absurd(attempt, &verdict);
         attempt.close(AttemptState::Succeeded, verdict, self.clock.now());
     }
+}
+
+/// Whether the time to look for what an attempt made is over.
+pub(super) fn given_up(attempt: &Attempt, now: Millis) -> bool {
+    now.since(attempt.started_at) + LOOK_AFTER >= LOOK_FOR
 }
 
 /// Whether an earlier attempt's pictures may end the task: none is under way that could bring others.

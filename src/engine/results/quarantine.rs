@@ -12,19 +12,22 @@ use sha2::{Digest, Sha256};
 
 use super::super::Inner;
 use super::super::pace::backoff;
-use super::scrub::scrubbed;
+use super::scrub::{scrubbed, scrubbed_text};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, Billing};
+use crate::domain::delivery::tenant_signer;
 use crate::domain::id::QuarantineId;
 use crate::domain::meter;
 use crate::domain::quarantine::{QuarantineDetail, QuarantineItem, QuarantineKind, QuarantineState};
 use crate::domain::task::Task;
-use crate::providers::{Answered, Progress};
+use crate::domain::webhook::Secret;
+use crate::providers::{Answered, Kind, Progress};
 use crate::spool::{Evidence, Head, Spooled};
+use crate::store::StoreError;
 
 /// How often the store is tried, at up to 5 s each, before the body is left to the spool.
 const TRIES: u32 = 300;
-/// Items of one attempt at most: a host that shows another page each time is no news.
+/// Items of one attempt and kind at most: a host that shows another page each time is no news.
 const PER_ATTEMPT: i64 = 8;
 
 /// Why the answer to a paid call is kept, when it is: it may hold an image, or tell what became of one.
@@ -35,8 +38,12 @@ pub(in crate::engine) fn reason(answered: &Answered) -> Option<String> {
             Some("it may hold more images than were found".to_owned())
         }
         Ok(Progress::Done(_) | Progress::Pending(_)) => None,
-        // What is proven to have cost nothing was no purchase.
-        Ok(Progress::Failed(error)) | Err(error) if error.verdict.billed == Billing::No => None,
+        // What is proven to have cost nothing was no purchase; but where time is paid for, a job that was done was one.
+        Ok(Progress::Failed(error)) | Err(error)
+            if error.verdict.billed == Billing::No && error.kind != Kind::NoImage =>
+        {
+            None
+        }
         Ok(Progress::Failed(error)) | Err(error) => {
             let cut = if evidence.whole { "" } else { ", and it was cut" };
             Some(format!("{:?}: {}{cut}", error.kind, error.verdict.evidence))
@@ -79,14 +86,17 @@ impl Inner {
         reason: &str,
         evidence: &Evidence,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if self.store.quarantined_of(attempt).await? >= PER_ATTEMPT {
+        if self.store.quarantined_of(attempt, kind).await? >= PER_ATTEMPT {
             return Ok(());
         }
         let (id, now) = (QuarantineId::mint(self.clock.as_ref()), self.clock.now());
         let (redacted, digest) =
             (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::Mutex::new(Sha256::new())));
         let hashing = Arc::clone(&digest);
-        let body = scrubbed(evidence.body.stream(), self.secrets(attempt), Arc::clone(&redacted));
+        let secrets = self.secrets(task, attempt).await?;
+        let headers = evidence.head.headers.iter();
+        let headers = headers.map(|(name, value)| (name.clone(), scrubbed_text(value, &secrets))).collect();
+        let body = scrubbed(evidence.body.stream(), secrets, Arc::clone(&redacted));
         let body = body.inspect(move |piece| {
             if let (Ok(piece), Ok(mut digest)) = (piece, hashing.lock()) {
                 digest.update(piece);
@@ -110,7 +120,7 @@ impl Inner {
             detail: QuarantineDetail {
                 reason: reason.to_owned(),
                 http_status: evidence.head.status,
-                headers: evidence.head.headers.clone(),
+                headers,
                 whole: evidence.whole,
                 redacted: redacted.load(Ordering::Relaxed),
             },
@@ -130,7 +140,7 @@ impl Inner {
     }
 
     /// What must not be read by whoever looks into quarantine.
-    fn secrets(&self, attempt: &Attempt) -> Vec<String> {
+    async fn secrets(&self, task: &Task, attempt: &Attempt) -> Result<Vec<String>, StoreError> {
         let mut secrets = self
             .offered
             .load()
@@ -141,7 +151,18 @@ impl Inner {
         let hook = self.links.hook(&attempt.provider, attempt.id);
         let token = hook.url.rsplit('/').next().unwrap_or_default().to_owned();
         secrets.extend([hook.secret, token]);
-        secrets.extend(std::str::from_utf8(&self.settings.webhooks.key).map(str::to_owned));
-        secrets
+        let (key, now) = (&self.settings.webhooks.key, self.clock.now());
+        secrets.extend(std::str::from_utf8(key).map(str::to_owned));
+        let endpoints = self.store.endpoints(&task.tenant).await?.into_iter().map(|one| one.id.to_string());
+        for owner in endpoints.chain([tenant_signer(&task.tenant)]) {
+            let rotation = self.store.rotation(&owner).await?;
+            secrets.extend(rotation.secrets(key, &owner, now).iter().map(Secret::reveal));
+        }
+        // As some write a slash in JSON.
+        let escaped: Vec<String> = secrets.iter().map(|secret| secret.replace('/', "\\/")).collect();
+        secrets.extend(escaped);
+        secrets.sort_unstable();
+        secrets.dedup();
+        Ok(secrets)
     }
 }

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::super::accept::Refusal;
+use super::super::late::given_up;
 use super::super::{Engine, Inner};
 use super::quarantine::reason;
+use crate::blobs::{BlobError, Hold, Saved};
 use crate::chaos::crash;
 use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::audit::{Actor, Entry, Outcome};
@@ -91,24 +93,39 @@ impl Inner {
             Supplied::Link(_) => "link",
             Supplied::File(_) => "file",
         };
-        let (mut outputs, verdict) = self.read_anew(&item, &attempt, &task, supplied).await?;
+        // In hand until the row that names them is committed.
+        let mut held = Vec::new();
+        let (mut outputs, verdict) = self.read_anew(&item, &attempt, &task, supplied, &mut held).await?;
+        let not_here = self.fetch_links(&mut outputs, &attempt, &mut held).await;
         let known: Vec<String> =
             self.store.images(item.task).await?.into_iter().map(|image| image.sha256).collect();
         outputs.retain(|output| !matches!(&output.source, Source::Blob(sha256) if known.contains(sha256)));
-        if outputs.is_empty() {
-            return Err(unreadable("its images are the task's already"));
+        let here = outputs.iter().filter(|output| matches!(output.source, Source::Blob(_))).count();
+        match not_here {
+            _ if outputs.is_empty() => return Err(unreadable("its images are the task's already")),
+            // Nobody would look for them any more.
+            Some(error) if here == 0 && given_up(&attempt, self.clock.now()) => {
+                return Err(unreadable(&format!("its link gives none: {error}")));
+            }
+            _ => {}
         }
-        let images = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
+        let images = u32::try_from(if here > 0 { here } else { outputs.len() }).unwrap_or(u32::MAX);
         // Leased to us: should this process end in between, somebody else goes on.
         let leased_until = self.clock.now() + self.settings.lease;
-        let attempt =
-            Attempt { made: outputs, made_verdict: Some(verdict), look_at: Some(leased_until), ..attempt };
         let entry = Entry::new(self.clock.as_ref(), who, "quarantine.recover", id.to_string(), Outcome::Done)
             .with("task", item.task.to_string())
             .with("with", with)
             .with("images", images);
-        self.store.recovered(&item, attempt.clone(), entry).await?;
+        let made = (outputs, verdict);
+        let left = self.store.recovered(&item, made, leased_until, entry).await?;
+        let attempt = left.ok_or(Refusal::NotFound)?;
+        drop(held);
         crash("recover.committed");
+        if task.phase == Phase::Storing
+            && let Err(error) = self.store.wake(task.id).await
+        {
+            tracing::warn!(task.id = %task.id, %error, "a task that waits for an image cannot be told that it is here; its own time will come");
+        }
         self.look_for(Straggler { attempt, hint: None, leased_until }).await;
         Ok(Recovered { task: item.task, item, images })
     }
@@ -159,7 +176,8 @@ impl Inner {
             Ok(Progress::Done(done)) => {
                 let (made_verdict, handle) =
                     (Some(done.verdict.clone()), done.handle.clone().or(attempt.handle.clone()));
-                let Ok(made) = self.outputs_of(done).await else { return Ok(()) };
+                let mut held = Vec::new();
+                let Ok(made) = self.outputs_of(done, &mut held).await else { return Ok(()) };
                 self.leave_behind(Attempt { handle, made_verdict, ..attempt }, made).await;
             }
             Ok(Progress::Pending(pending)) if attempt.handle.is_none() => {
@@ -171,41 +189,70 @@ impl Inner {
         Ok(())
     }
 
-    /// The images, and what is known of their billing.
+    /// The images, and what is known of their billing. Those that are here are held.
     async fn read_anew(
         &self,
         item: &QuarantineItem,
         attempt: &Attempt,
         task: &Task,
         supplied: Supplied,
+        held: &mut Vec<Hold>,
     ) -> Result<(Vec<Output>, Verdict), Refusal> {
-        let output = |source| Output::new(source, ImageKind::Output);
-        let billed = |how: &str| Verdict::new(Billing::Yes, format!("recovered from quarantine {how}"));
-        match supplied {
+        let by_the_hour = self.lane(&attempt.provider).is_some_and(|lane| lane.provider.pace().by_the_hour);
+        let billed = |how: &str| {
+            let evidence = format!("recovered from quarantine {how}");
+            if by_the_hour {
+                Verdict::new(Billing::No, format!("{evidence}; the server is paid by the hour"))
+            } else {
+                Verdict::new(Billing::Yes, evidence)
+            }
+        };
+        let (saved, verdict) = match supplied {
             Supplied::Link(link) => {
-                let saved =
-                    self.download(&link, attempt).await.map_err(|not| unreadable(&not.error.to_string()))?;
-                Ok((
-                    vec![output(Source::Blob(saved.sha256.clone()))],
-                    billed("by a link that an operator supplied"),
-                ))
+                let saved = self.download(&link, attempt).await;
+                let saved = saved.map_err(|not| unreadable(&not.error.to_string()))?;
+                (saved, billed("by a link that an operator supplied"))
             }
             Supplied::File(bytes) => {
                 let head = Head { status: 200, ..Head::default() };
-                let source = self.image_in(head, Spooled::of(bytes, &self.spool)).await?;
-                Ok((vec![output(source)], billed("by a file that an operator supplied")))
+                let saved = self.image_in(head, Spooled::of(bytes, &self.spool)).await?;
+                (saved, billed("by a file that an operator supplied"))
             }
             Supplied::Nothing => {
                 let evidence = self.evidence(item).await?;
                 match item.kind {
                     QuarantineKind::Download => {
-                        let source = self.image_in(evidence.head, evidence.body).await?;
-                        Ok((vec![output(source)], billed("as it was downloaded")))
+                        let saved = self.image_in(evidence.head, evidence.body).await?;
+                        (saved, billed("as it was downloaded"))
                     }
-                    QuarantineKind::Answer => self.interpret(attempt, task, &evidence).await,
+                    QuarantineKind::Answer => return self.interpret(attempt, task, &evidence, held).await,
                 }
             }
+        };
+        held.push(saved.hold);
+        Ok((vec![Output::new(Source::Blob(saved.sha256), ImageKind::Output)], verdict))
+    }
+
+    /// Fetches what links lead to, so that what is called recovered is here; why one of them gave nothing, if one did. It stays a
+    /// link, and is tried for as long as late results are looked for.
+    async fn fetch_links(
+        &self,
+        outputs: &mut [Output],
+        attempt: &Attempt,
+        held: &mut Vec<Hold>,
+    ) -> Option<BlobError> {
+        let mut not_here = None;
+        for output in outputs {
+            let Source::Url(link) = &output.source else { continue };
+            match self.download(link, attempt).await {
+                Ok(saved) => {
+                    output.source = Source::Blob(saved.sha256);
+                    held.push(saved.hold);
+                }
+                Err(not) => not_here = Some(not.error),
+            }
         }
+        not_here
     }
 
     /// The answer to a paid call, interpreted by the adapter as it is today.
@@ -214,6 +261,7 @@ impl Inner {
         attempt: &Attempt,
         task: &Task,
         evidence: &Evidence,
+        held: &mut Vec<Hold>,
     ) -> Result<(Vec<Output>, Verdict), Refusal> {
         let done = match self.read_evidence(attempt, task, evidence).await {
             Some(Ok(Progress::Done(done))) => done,
@@ -222,7 +270,7 @@ impl Inner {
             None => return Err(unreadable(&format!("{} is not configured", attempt.provider))),
         };
         let verdict = done.verdict.clone();
-        Ok((self.outputs_of(done).await?, verdict))
+        Ok((self.outputs_of(done, held).await?, verdict))
     }
 
     /// What an answer that was kept comes to; `None` when its provider is not configured.
@@ -240,8 +288,12 @@ impl Inner {
         Some(lane.provider.read_again(&about, evidence).await)
     }
 
-    /// An answer's images, those inside it kept.
-    pub(in crate::engine) async fn outputs_of(&self, done: Done) -> Result<Vec<Output>, Refusal> {
+    /// An answer's images, those inside it kept and held.
+    pub(in crate::engine) async fn outputs_of(
+        &self,
+        done: Done,
+        held: &mut Vec<Hold>,
+    ) -> Result<Vec<Output>, Refusal> {
         let mut outputs = Vec::with_capacity(done.images.len());
         for image in done.images {
             let source = match image.source {
@@ -249,7 +301,8 @@ impl Inner {
                 ImageSource::Inline(inline) => {
                     let saved =
                         self.keep_image(&inline).await.map_err(|error| unreadable(&error.to_string()))?;
-                    Source::Blob(saved.sha256.clone())
+                    held.push(saved.hold);
+                    Source::Blob(saved.sha256)
                 }
             };
             outputs.push(Output::new(source, image.kind));
@@ -257,12 +310,11 @@ impl Inner {
         Ok(outputs)
     }
 
-    async fn image_in(&self, head: Head, body: Spooled) -> Result<Source, Refusal> {
+    async fn image_in(&self, head: Head, body: Spooled) -> Result<Saved, Refusal> {
         let body = body.stream().map(|piece| piece.map_err(|error| error.to_string()));
         let (image, ..) = download((head, Box::pin(body)), &self.spool).await;
         let image = image.map_err(|broken| unreadable(&format!("it holds no whole image ({broken:?})")))?;
-        let saved = self.keep_image(&image).await.map_err(|error| unreadable(&error.to_string()))?;
-        Ok(Source::Blob(saved.sha256.clone()))
+        self.keep_image(&image).await.map_err(|error| unreadable(&error.to_string()))
     }
 
     /// An item as it came.

@@ -9,6 +9,12 @@ use futures_util::{Stream, StreamExt};
 /// Shorter secrets are none, and would be found everywhere.
 const SHORTEST: usize = 8;
 
+/// A header's value with every secret overwritten.
+pub(super) fn scrubbed_text(text: &str, secrets: &[String]) -> String {
+    let secrets = secrets.iter().filter(|secret| secret.len() >= SHORTEST);
+    secrets.fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), &"*".repeat(secret.len())))
+}
+
 /// The bytes of `body` with every secret overwritten; `found` counts how many were.
 pub(super) fn scrubbed<S>(
     body: S,

@@ -34,7 +34,8 @@ where
     let named = head.header("content-encoding").unwrap_or_default().to_ascii_lowercase();
     let mut named: Vec<String> = named.split(',').map(|name| name.trim().to_owned()).collect();
     named.retain(|name| !name.is_empty() && name != "identity");
-    let body = body.boxed();
+    // A short one is asked on after its end, which not every stream takes.
+    let body = body.fuse().boxed();
     // Looked at when the body is, and not before.
     once(async move {
         let came = Arc::new(AtomicU64::new(0));

@@ -38,6 +38,23 @@ fn floods_end_and_lose_nothing() {
     }
 }
 
+/// A spooled answer is a stream that must not be asked after its end.
+#[tokio::test]
+async fn a_short_answer_is_read_again_from_the_spool() {
+    for text in ["", "x", "short", "fifteen bytes!!", "sixteen bytes!!!"] {
+        let spool = spool();
+        let kept = crate::spool::Spooled::of(Bytes::from_static(text.as_bytes()), &spool);
+        let body = kept.stream().map(|piece| piece.map_err(|error| error.to_string()));
+        let (answer, evidence) =
+            read((Head::default(), body), AMPLE, spool.buffer(), &spool, &mut Gathered::default(), None)
+                .await;
+        assert_eq!(
+            (answer.text.as_str(), evidence.body.len(), answer.whole),
+            (text, text.len() as u64, true)
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn silence_ends_and_comments_are_silence() {
     let ends_after = async |body: futures_util::stream::BoxStream<'static, Result<Bytes, String>>| {
