@@ -14,14 +14,16 @@ use crate::process::{Process, free_port};
 /// Every kind of provider; each is configured under its own name.
 pub const PROVIDERS: [&str; 4] = ["piapi_flux", "gpt_4o_image", "gpt_image", "imagepipeline"];
 
-/// The caller's key whose tenant owns the tasks, and that of another tenant. Canaries, like the next two: none of them
-/// may turn up in a log, a row or a body.
+/// The caller's key whose tenant owns the tasks, and that of another tenant. Canaries, like the next three: none of them
+/// may turn up in a log, a row, a body or quarantine.
 pub const OWNER_KEY: &str = "easel_owner_canary5f0c2ab1d4e79836";
 pub const OTHER_KEY: &str = "easel_other_canary81b7d9e2c4a60f35";
+/// The operator's.
+pub const ADMIN_KEY: &str = "easel_admin_canary3e9a60b7f158d2c4";
 const UPSTREAM_KEY: &str = "upstream-canary-c1d2e3f4a5b69788";
 const PEPPER: &str = "pepper-canary-0f1e2d3c4b5a6978";
 /// What must occur nowhere.
-pub const CANARIES: [&str; 4] = [OWNER_KEY, OTHER_KEY, UPSTREAM_KEY, PEPPER];
+pub const CANARIES: [&str; 5] = [OWNER_KEY, OTHER_KEY, ADMIN_KEY, UPSTREAM_KEY, PEPPER];
 
 /// How long a claimed task belongs to its gateway without a sign of life.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -120,7 +122,8 @@ impl Fleet {
                 "[server]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{public}\"\n\
                  [auth]\npepper = \"{PEPPER}\"\n\
                  keys = [{{ name = \"owner\", tenant = \"owner\", key = \"{OWNER_KEY}\" }},\n\
-                 {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
+                 {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }},\n\
+                 {{ name = \"operator\", tenant = \"owner\", key = \"{ADMIN_KEY}\", role = \"admin\" }}]\n\
                  [store]\nurl = \"{}\"\n[blobs]\nurl = \"file://{}\"\n\
                  [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
                  [engine]\nlease_s = {}\n[webhooks]\nschedule_s = [1, 1, 1, 2, 2, 5, 5, 10]\n[log]\nlevel = \"info\"\n",
@@ -254,6 +257,11 @@ impl Fleet {
     /// The blob folder.
     pub fn blobs(&self) -> PathBuf {
         self.folder.path().join("blobs")
+    }
+
+    /// The gateways' spool.
+    pub fn spool(&self) -> PathBuf {
+        self.blobs().join("spool")
     }
 
     /// What a gateway has logged.

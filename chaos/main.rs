@@ -33,10 +33,12 @@ mod rolling;
 mod rows;
 mod scenario;
 mod sink;
+mod spool;
 mod table;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod untidy;
 mod windows;
 mod world;
 
@@ -134,6 +136,9 @@ enum Mode {
     },
 }
 
+/// How many of a hundred orders are answered untidily where nothing is said.
+const UNTIDY: u8 = 40;
+
 #[derive(Args)]
 struct Common {
     /// The program under test.
@@ -167,6 +172,10 @@ struct Crew {
     /// Gateways that share the database (Postgres only); as many as the mode needs when it is not said.
     #[arg(long)]
     replicas: Option<usize>,
+    /// So many of a hundred orders are answered rightly but untidily: wrapped, labelled, spelled and seated as the world does
+    /// it; 0 for none. Where nothing is said 40, and none where an older program takes part.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=85))]
+    untidy: Option<u8>,
     /// Callers ask for webhooks, whose deliveries are judged as well.
     #[arg(long)]
     webhooks: bool,
@@ -192,15 +201,24 @@ impl Crew {
         Ok(plan)
     }
 
-    fn terms(&self, patience: Duration) -> Terms {
-        Terms { callers: self.callers, webhooks: self.webhooks, keep: self.keep, patience }
+    /// How many of a hundred orders are answered untidily.
+    fn untidy(&self, plan: &Plan) -> u8 {
+        self.untidy.unwrap_or(if plan.older.is_some() { 0 } else { UNTIDY })
+    }
+
+    fn terms(&self, plan: &Plan, patience: Duration) -> Terms {
+        let untidy = self.untidy(plan);
+        Terms { callers: self.callers, untidy, webhooks: self.webhooks, keep: self.keep, patience }
     }
 
     /// The mode's command line, for the report.
     fn command(&self, mode: &str, common: &Common, plan: &Plan) -> String {
         let mut command = format!(
-            "chaos {mode} --seed {} --callers {} --replicas {}",
-            common.seed, self.callers, plan.replicas
+            "chaos {mode} --seed {} --callers {} --replicas {} --untidy {}",
+            common.seed,
+            self.callers,
+            plan.replicas,
+            self.untidy(plan)
         );
         for (on, flag) in [
             (common.postgres.is_some(), " --postgres URL"),
@@ -272,9 +290,10 @@ async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
     let database = if plan.postgres.is_some() { "Postgres" } else { "SQLite" };
     let title = format!("{} kills on {database}, {} gateway(s)", rage.count, plan.replicas);
     let command = rage.crew.command(&format!("kills {}", rage.count), common, &plan);
+    let terms = rage.crew.terms(&plan, caller::USUAL);
     let (kills, outcome) = ordeal::run(
         plan,
-        rage.crew.terms(caller::USUAL),
+        terms,
         async |fleet: &mut fleet::Fleet, _: &caller::Caller| nemesis::rage(fleet, rage.count).await,
     )
     .await?;
@@ -288,7 +307,7 @@ async fn freeze(common: &Common, count: usize, crew: &Crew) -> Result<bool> {
     anyhow::ensure!(plan.replicas > 1, "somebody has to go on while one is frozen");
     let title = format!("{count} freezes on Postgres, {} gateways", plan.replicas);
     let command = crew.command(&format!("freeze {count}"), common, &plan);
-    let terms = crew.terms(Duration::from_secs(2));
+    let terms = crew.terms(&plan, Duration::from_secs(2));
     let (freezes, outcome) =
         ordeal::run(plan, terms, async |fleet: &mut fleet::Fleet, _: &caller::Caller| {
             freeze::rage(fleet, count).await
@@ -304,9 +323,10 @@ async fn outage(common: &Common, count: usize, server: &std::path::Path, crew: &
     let title = format!("{count} outages of Postgres, {} gateway(s)", plan.replicas);
     let command = crew.command(&format!("outage {count} --server FOLDER"), common, &plan);
     let server = outage::Server::at(server, &url);
+    let terms = crew.terms(&plan, caller::USUAL);
     let (outages, outcome) = ordeal::run(
         plan,
-        crew.terms(caller::USUAL),
+        terms,
         async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
             outage::rage(fleet, caller, &server, count).await
         },
@@ -323,9 +343,10 @@ async fn rolling(common: &Common, old: &std::path::Path, called: &str, crew: &Cr
     anyhow::ensure!(plan.replicas > 1, "somebody has to go on while one is replaced");
     let title = format!("{} gateways upgraded from {called} on Postgres", plan.replicas);
     let command = crew.command("rolling --old PROGRAM", common, &plan);
+    let terms = crew.terms(&plan, caller::USUAL);
     let ((turns, finding), outcome) = ordeal::run(
         plan,
-        crew.terms(caller::USUAL),
+        terms,
         async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
             let turns = rolling::upgrade(fleet).await?;
             let finding = rolling::judge(&turns, &caller.refusals());

@@ -3,7 +3,7 @@
 
 use crate::checker::judge;
 use crate::journal::Note;
-use crate::ledger::{Reception, count, token};
+use crate::ledger::{Picture, Reception, count, token};
 use crate::rows::{AttemptRow, BookRow, EventRow, ImageRow, Rows, TaskRow};
 use crate::sink::{Delivery, verifies};
 use crate::table::{expected, points};
@@ -40,7 +40,7 @@ fn sound() -> World {
         upstream_id: Some("up-1".into()),
         outcome: "completed".into(),
         nanos: Some(2_000_000),
-        files: [("http://f/1".to_owned(), Some(HASH.to_owned()))].into(),
+        files: [("http://f/1".to_owned(), picture(HASH))].into(),
         ..Reception::default()
     };
     let events = ["task.attempt", "task.saving", "task.succeeded"];
@@ -67,6 +67,10 @@ fn sound() -> World {
         descriptors: Some((20, 20)),
         ..World::default()
     }
+}
+
+fn picture(sha256: &str) -> Picture {
+    Picture { sha256: Some(sha256.into()), sent_sha256: None }
 }
 
 fn delivery(event: &str, name: &str) -> Delivery {
@@ -224,10 +228,13 @@ fn a_lost_picture_is_seen() {
     };
     assert_eq!(broken(gone), ["V6"]);
     assert_eq!(
-        broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = Some("other".into())),
+        broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = picture("other")),
         ["V6"]
     );
-    assert_eq!(broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = None), ["V6"]);
+    assert_eq!(
+        broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = Picture::default()),
+        ["V6"]
+    );
     let late = |world: &mut World| {
         // It came after the end: the row is there, the task has failed all the same.
         world.rows.tasks[0].phase = "failed".into();
@@ -291,7 +298,7 @@ fn loose_files_leaks_and_pryings_are_seen() {
     let orphan = |state: &'static str| {
         broken(move |world| {
             world.pictures.files.insert("b".into(), "b".into());
-            world.receptions[0].files.insert("inline:0".into(), Some("b".into()));
+            world.receptions[0].files.insert("inline:0".into(), picture("b"));
             world.receptions[0].upstream_id = Some("another".into());
             world.rows.attempts[0].state = state.into();
         })

@@ -14,6 +14,8 @@ use crate::store::{Erasure, StoreError};
 
 /// The loop looks this often.
 const EVERY: Duration = Duration::from_mins(1);
+/// Answers that a killed process left in the spool are looked after this often, while there are any.
+const LEFT_EVERY: Duration = Duration::from_secs(2);
 /// How many tasks, files, pictures or entries a batch has.
 const BATCH: usize = 100;
 /// How many batches of a kind follow each other before the loop rests: tidying is never in a hurry.
@@ -56,10 +58,24 @@ pub(super) async fn serve(engine: Arc<Inner>) {
         if tidied.is_ok() && tokio::time::Instant::now() >= orphans {
             orphans = tokio::time::Instant::now() + ORPHANS_EVERY;
             tidied = engine.collect_orphans(first).await.map(|_| ());
+            if first == 0 && tidied.is_ok() {
+                tidied = engine.collect_forgotten().await.map(|_| ());
+            }
             first = first.wrapping_add(1);
         }
         if let Err(error) = tidied {
             tracing::warn!(%error, "tidying up stopped; trying again in a minute");
+        }
+    }
+}
+
+/// Acts on what killed processes left in the spool, until told to stop.
+pub(super) async fn read_left(engine: Arc<Inner>) {
+    loop {
+        engine.read_what_was_left().await;
+        tokio::select! {
+            () = tokio::time::sleep(LEFT_EVERY) => {}
+            () = engine.stop.cancelled() => return,
         }
     }
 }
@@ -76,7 +92,7 @@ impl Engine {
         for first in 0..=u8::MAX {
             gone += self.inner.collect_orphans(first).await?;
         }
-        Ok(gone)
+        Ok(gone + self.inner.collect_forgotten().await?)
     }
 
     /// Erases what a task was asked for and what came of it. Its bytes go at once unless another task needs the same ones or,
@@ -233,6 +249,21 @@ impl Inner {
         }
         if gone > 0 {
             tracing::info!(gone, "bytes that no row knows are removed");
+        }
+        Ok(gone)
+    }
+    /// Removes old bytes in quarantine that have no row, for the same reason. How many.
+    async fn collect_forgotten(&self) -> Result<usize, TidyError> {
+        let before = self.clock.now() - FORGOTTEN;
+        let mut gone = 0;
+        for id in self.blobs.old_quarantined(before, ORPHANS).await? {
+            if self.store.quarantined(id).await?.is_none() {
+                self.blobs.remove_quarantined(id).await?;
+                gone += 1;
+            }
+        }
+        if gone > 0 {
+            tracing::info!(gone, "bytes in quarantine that no row knows are removed");
         }
         Ok(gone)
     }

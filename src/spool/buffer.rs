@@ -127,6 +127,14 @@ impl SpoolBuffer {
         }
     }
 
+    /// Moves the answer to a paid call to its file, whatever little there is: what is acted on from here is found again after a
+    /// kill.
+    pub async fn flush(&mut self) {
+        if self.answer.is_some() && !self.tail.is_empty() {
+            self.write().await;
+        }
+    }
+
     /// Writes the tail to the file. A refusal leaves it where it is: the next call tries again.
     async fn write(&mut self) {
         let piece = std::mem::take(&mut self.tail);
@@ -160,9 +168,7 @@ impl SpoolBuffer {
 
     /// The body as far as it came. The answer to a paid call is in its file by now, however short it is.
     pub async fn finish(mut self) -> Spooled {
-        if self.answer.is_some() && !self.tail.is_empty() {
-            self.write().await;
-        }
+        self.flush().await;
         let tail = Bytes::from(std::mem::take(&mut self.tail));
         let bytes = tail.len() as u64;
         let held = Arc::new(Held { spool: self.spool.clone(), bytes });

@@ -24,6 +24,9 @@ const LOCK: &str = "lock";
 /// Ending of the files of answers to paid calls, which are named by their attempt.
 const ANSWER: &str = "answer";
 
+/// So many folders are tried until one is ours.
+const FOLDERS: u32 = 20;
+
 /// Where bodies wait. Clones share it.
 #[derive(Clone)]
 pub struct Spool(Arc<Inner>);
@@ -48,10 +51,7 @@ impl Spool {
     /// # Errors
     /// When the folder cannot be made, written or locked.
     pub fn open(base: &Path, limit: u64) -> io::Result<Self> {
-        let folder = base.join(token());
-        fs::create_dir_all(&folder)?;
-        let lock = File::create(folder.join(LOCK))?;
-        lock.try_lock().map_err(io::Error::from)?;
+        let (folder, lock) = own_folder(base)?;
         let mut left = HashMap::new();
         for entry in fs::read_dir(base)? {
             let other = entry?.path();
@@ -125,6 +125,23 @@ impl Drop for Inner {
         if self.left.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty() {
             _ = fs::remove_file(self.folder.join(LOCK));
             _ = fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// A new folder with its lock. Another process that starts at the same moment may take a folder that is not locked yet for
+/// one whose process is gone, and remove it: then there is another.
+fn own_folder(base: &Path) -> io::Result<(PathBuf, File)> {
+    let mut tries = 0;
+    loop {
+        let folder = base.join(token());
+        fs::create_dir_all(&folder)?;
+        let path = folder.join(LOCK);
+        let lock = File::create(&path).and_then(|lock| lock.try_lock().map_err(io::Error::from).map(|()| lock));
+        match lock {
+            Ok(lock) if path.exists() => return Ok((folder, lock)),
+            Err(error) if tries >= FOLDERS => return Err(error),
+            _ => tries += 1,
         }
     }
 }

@@ -117,7 +117,7 @@ impl Inner {
     pub(in crate::engine) async fn read_what_was_left(&self) {
         for name in self.spool.names_left() {
             if let Err(error) = self.read_left(&name).await {
-                tracing::warn!(name, %error, "an answer in the spool could not be acted on; trying again in a minute");
+                tracing::warn!(name, %error, "an answer in the spool could not be acted on; trying again");
             }
         }
     }
@@ -163,6 +163,10 @@ impl Inner {
             }
             Ok(Progress::Pending(pending)) if attempt.handle.is_none() => {
                 self.leave_behind(Attempt { handle: Some(pending.handle), ..attempt }, Vec::new()).await;
+                // Whoever looks for the call knows its job now.
+                if task.phase == Phase::Reconciling {
+                    self.store.wake(task.id).await?;
+                }
             }
             _ => {}
         }
@@ -179,7 +183,11 @@ impl Inner {
         supplied: Supplied,
     ) -> Result<(Vec<Output>, Verdict), Refusal> {
         let output = |source| Output::new(source, ImageKind::Output);
-        let billed = |how: &str| Verdict::new(Billing::Yes, format!("recovered from quarantine {how}"));
+        // The image says that it was charged; how much, where that is known, it does not change.
+        let billed = |how: &str| Verdict {
+            charged: attempt.charged.filter(|_| attempt.billed == Billing::Yes),
+            ..Verdict::new(Billing::Yes, format!("recovered from quarantine {how}"))
+        };
         match supplied {
             Supplied::Link(link) => {
                 let saved =
