@@ -45,8 +45,21 @@ pub struct Plan {
     pub callbacks: bool,
     /// Where the gateway finds its providers, when not at the simulator itself.
     pub upstream: Option<String>,
+    /// How long a paid call may take to begin its answer, in seconds.
+    pub timeout_s: u32,
+    /// Where pictures are kept, when not in a folder of the scenario's.
+    pub shelf: Option<Shelf>,
     /// More configuration.
     pub more: String,
+}
+
+/// A place for pictures.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    /// The configuration that names it.
+    pub section: String,
+    /// Where its objects lie.
+    pub folder: PathBuf,
 }
 
 impl Plan {
@@ -60,6 +73,8 @@ impl Plan {
             time_scale: 0.02,
             callbacks: false,
             upstream: None,
+            timeout_s: 5,
+            shelf: None,
             more: String::new(),
         }
     }
@@ -116,6 +131,9 @@ impl Fleet {
 
     fn configure(&self) -> Result<()> {
         let upstream = self.plan.upstream.as_deref().unwrap_or(&self.simulator_url);
+        let own = || format!("[blobs]\nurl = \"file://{}\"\n", self.blobs().display());
+        let shelf = self.plan.shelf.as_ref().map_or_else(own, |shelf| shelf.section.clone());
+        let timeout_s = self.plan.timeout_s;
         for (at, port) in self.ports.iter().enumerate() {
             let public = if self.plan.callbacks { self.balancer.url() } else { "" };
             let mut text = format!(
@@ -124,18 +142,17 @@ impl Fleet {
                  keys = [{{ name = \"owner\", tenant = \"owner\", key = \"{OWNER_KEY}\" }},\n\
                  {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }},\n\
                  {{ name = \"operator\", tenant = \"owner\", key = \"{ADMIN_KEY}\", role = \"admin\" }}]\n\
-                 [store]\nurl = \"{}\"\n[blobs]\nurl = \"file://{}\"\n\
+                 [store]\nurl = \"{}\"\n{shelf}\
                  [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
                  [engine]\nlease_s = {}\n[webhooks]\nschedule_s = [1, 1, 1, 2, 2, 5, 5, 10]\n[log]\nlevel = \"info\"\n",
                 self.store,
-                self.blobs().display(),
                 LEASE.as_secs()
             );
             for kind in PROVIDERS {
                 let _ = write!(
                     text,
                     "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{upstream}\"\napi_key = \"{UPSTREAM_KEY}\"\nallow_http_results = true\n\
-                     in_flight = 50\ntimeout_s = 5\npoll_after_s = 0.1\npoll_max_s = 0.5\nreconcile_s = 5\n"
+                     in_flight = 50\ntimeout_s = {timeout_s}\npoll_after_s = 0.1\npoll_max_s = 0.5\nreconcile_s = 5\n"
                 );
             }
             std::fs::write(self.config(at), text + &self.plan.more)?;
@@ -256,12 +273,16 @@ impl Fleet {
 
     /// The blob folder.
     pub fn blobs(&self) -> PathBuf {
-        self.folder.path().join("blobs")
+        let shelf = self.plan.shelf.as_ref();
+        shelf.map_or_else(|| self.folder.path().join("blobs"), |shelf| shelf.folder.clone())
     }
 
     /// The gateways' spool.
     pub fn spool(&self) -> PathBuf {
-        self.blobs().join("spool")
+        match &self.plan.shelf {
+            Some(_) => self.folder.path().join("easel-spool"),
+            None => self.blobs().join("spool"),
+        }
     }
 
     /// What a gateway has logged.

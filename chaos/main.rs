@@ -10,16 +10,19 @@
 )]
 
 mod balancer;
+mod bucket;
 mod bugs;
 mod caller;
 mod checker;
 mod checker_money;
 mod fleet;
 mod freeze;
+mod gate;
 mod h2;
 mod journal;
 mod ledger;
 mod load;
+mod memory;
 mod nemesis;
 mod network;
 mod ordeal;
@@ -127,6 +130,13 @@ enum Mode {
         #[command(flatten)]
         common: Common,
     },
+    /// Large answers that arrive at the same moment, on a folder and on a slow bucket: memory, connections, every picture.
+    Memory {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flood: Flood,
+    },
     /// All of them.
     All {
         #[command(flatten)]
@@ -138,6 +148,9 @@ enum Mode {
 
 /// How many of a hundred orders are answered untidily where nothing is said.
 const UNTIDY: u8 = 40;
+
+/// Large answers where all modes are run, on a development build.
+const SMALL_FLOOD: Flood = Flood { answers: 8, picture: 3_500_000, rate: 8_000_000 };
 
 #[derive(Args)]
 struct Common {
@@ -153,6 +166,19 @@ struct Common {
     /// The suite's own choices; the same seed makes the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+#[derive(Args)]
+struct Flood {
+    /// How many answers.
+    #[arg(default_value_t = 32)]
+    answers: usize,
+    /// Bytes of each of the four pictures in an answer.
+    #[arg(long, default_value_t = 14_000_000)]
+    picture: u64,
+    /// What the slow bucket takes, in bytes a second.
+    #[arg(long, default_value_t = 12_000_000)]
+    rate: u64,
 }
 
 #[derive(Args)]
@@ -275,11 +301,15 @@ async fn run(mode: Mode) -> Result<bool> {
             fastrand::seed(common.seed);
             bugs(&common, &only).await?
         }
+        Mode::Memory { common, flood } => {
+            fastrand::seed(common.seed);
+            memory(&common, flood).await?
+        }
         Mode::All { common, rage } => {
             fastrand::seed(common.seed);
             let windows = windows(&common, "").await?;
             let bugs = bugs(&common, "").await?;
-            let network = network(&common).await?;
+            let network = network(&common).await? && memory(&common, SMALL_FLOOD).await?;
             kill(&common, &rage).await? && windows && bugs && network
         }
     })
@@ -383,6 +413,13 @@ async fn network(common: &Common) -> Result<bool> {
 
 async fn bugs(common: &Common, only: &str) -> Result<bool> {
     let (text, passed) = bugs::run(&common.easel, only).await?;
+    publish(common, &text)?;
+    Ok(passed)
+}
+
+async fn memory(common: &Common, flood: Flood) -> Result<bool> {
+    let Flood { answers, picture, rate } = flood;
+    let (text, passed) = memory::run(&common.easel, memory::Size { answers, picture, rate }).await?;
     publish(common, &text)?;
     Ok(passed)
 }

@@ -81,7 +81,12 @@ pub const SUCCEEDED: &str = "succeeded";
 /// What makes the first answer give no picture, and be kept.
 pub fn no_picture(provider: &str) -> &'static str {
     // A job that makes nothing costs nothing where the server is paid by the hour; whether one was taken on may not be known.
-    if provider == "imagepipeline" { "bad_json times=1" } else { "no_image" }
+    match provider {
+        "imagepipeline" => "bad_json times=1",
+        // The price of a picture: what an operator supplies says that there was one.
+        "gpt_4o_image" => "no_image billed=true",
+        _ => "no_image",
+    }
 }
 
 /// The points that the sources pass.

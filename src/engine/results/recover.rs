@@ -123,7 +123,7 @@ impl Inner {
     }
 
     async fn read_left(&self, name: &str) -> Result<(), StoreError> {
-        let attempt = match name.parse() {
+        let mut attempt = match name.parse() {
             Ok(id) => self.store.attempt(id).await?,
             Err(_) => None,
         };
@@ -131,13 +131,18 @@ impl Inner {
             Some(attempt) => self.store.task(attempt.task).await?,
             None => None,
         };
+        // Once more: what the task's row tells of its attempt may have been written in between.
+        if let Some(id) = attempt.as_ref().map(|attempt| attempt.id) {
+            attempt = self.store.attempt(id).await?;
+        }
         let Some((attempt, task)) = attempt.zip(task) else {
             // Its row is gone, and whoever it was for with it.
             self.spool.left(name).inspect(|evidence| evidence.body.acted_on());
             return Ok(());
         };
-        if task.phase == Phase::Submitting && task.state.attempt == Some(attempt.id) {
-            // Whoever takes the task up reads it.
+        let in_hand = task.state.attempt == Some(attempt.id);
+        if in_hand && matches!(task.phase, Phase::Submitting | Phase::Storing) {
+            // Whoever takes the task up reads it, or brings what its first links lead to; the rest comes after that.
             return Ok(());
         }
         let Some(evidence) = self.spool.left(name) else { return Ok(()) };
@@ -152,16 +157,16 @@ impl Inner {
         {
             return Ok(());
         }
+        let known = if in_hand { self.known_of(&task, &attempt).await? } else { 0 };
         match answered.outcome {
-            // What it says is known.
-            _ if attempt.state.told() => {}
-            Ok(Progress::Done(done)) => {
+            // A stream's first images may be all that was committed of it.
+            Ok(Progress::Done(done)) if !attempt.state.told() || done.images.len() > known => {
                 let (made_verdict, handle) =
                     (Some(done.verdict.clone()), done.handle.clone().or(attempt.handle.clone()));
                 let Ok(made) = self.outputs_of(done).await else { return Ok(()) };
                 self.leave_behind(Attempt { made_verdict, handle, ..attempt }, made).await;
             }
-            Ok(Progress::Pending(pending)) if attempt.handle.is_none() => {
+            Ok(Progress::Pending(pending)) if attempt.handle.is_none() && !attempt.state.told() => {
                 self.leave_behind(Attempt { handle: Some(pending.handle), ..attempt }, Vec::new()).await;
                 // Whoever looks for the call knows its job now.
                 if task.phase == Phase::Reconciling {
@@ -172,6 +177,12 @@ impl Inner {
         }
         evidence.body.acted_on();
         Ok(())
+    }
+
+    /// How many images the attempt in hand has given so far, whatever became of them.
+    async fn known_of(&self, task: &Task, attempt: &Attempt) -> Result<usize, StoreError> {
+        let stored = self.store.images(task.id).await?.iter().filter(|image| !image.late).count();
+        Ok((stored + attempt.made.len()).max(task.state.outputs.len()))
     }
 
     /// The images, and what is known of their billing.
