@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::fleet::{OTHER_KEY, OWNER_KEY};
+use crate::fleet::{ADMIN_KEY, OTHER_KEY, OWNER_KEY};
 use crate::journal::{Journal, Note};
 use crate::order::Order;
 use crate::world::canary;
@@ -86,13 +88,26 @@ impl Caller {
         api_key: &str,
         order: Option<&Order>,
     ) -> reqwest::Result<Answer> {
+        self.send(method, path, |request| {
+            let request = request.bearer_auth(api_key);
+            match order {
+                Some(order) => request.header("idempotency-key", &order.key).json(&order.body),
+                None => request,
+            }
+        })
+        .await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        with: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+    ) -> reqwest::Result<Answer> {
         let gateway = &self.urls[fastrand::usize(..self.urls.len())];
         let asked = Instant::now();
-        let mut request = self.http.request(method, format!("{gateway}{path}")).bearer_auth(api_key);
-        if let Some(order) = order {
-            request = request.header("idempotency-key", &order.key).json(&order.body);
-        }
-        let response = request.send().await?;
+        let request = self.http.request(method, format!("{gateway}{path}"));
+        let response = with(request).send().await?;
         let status = response.status();
         let replayed = response.headers().contains_key("idempotency-replayed");
         let retry_after = response.headers().get("retry-after");
@@ -196,6 +211,19 @@ impl Caller {
             StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {}
             status => self.odd(format!("cancel {id}: {status} {}", answer.body)),
         }
+    }
+
+    /// The id of the newest item of quarantine, as the operator lists it.
+    pub async fn in_quarantine(&self) -> Option<String> {
+        let answer = self.ask(Method::GET, "/admin/quarantine", ADMIN_KEY, None).await.ok()?;
+        Some(answer.body["data"][0]["id"].as_str()?.to_owned())
+    }
+
+    /// The operator supplies a picture in place of an item of quarantine.
+    pub async fn recover(&self, item: &str, picture: &[u8]) -> reqwest::Result<Answer> {
+        let path = format!("/admin/quarantine/{item}/recover");
+        let body = json!({"b64_json": STANDARD.encode(picture)});
+        self.send(Method::POST, &path, |request| request.bearer_auth(ADMIN_KEY).json(&body)).await
     }
 
     /// Looks at the task with another tenant's key.

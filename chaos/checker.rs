@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::Note;
+use crate::ledger::Picture;
 use crate::rows::TaskRow;
 use crate::world::World;
 
@@ -200,8 +201,10 @@ fn one_end(world: &World) -> Finding {
 }
 
 fn custody(world: &World) -> Finding {
-    let mut finding =
-        Finding::new("V9", "image row ⇔ file, hashes right, no temporary file, the database sound");
+    let mut finding = Finding::new(
+        "V9",
+        "image row ⇔ file, quarantine row ⇔ object, hashes right, no temporary file, nothing left in the spool, the database sound",
+    );
     let files = &world.pictures.files;
     let owned: BTreeSet<&str> = owned(world).collect();
     let orphans = orphans(world);
@@ -215,11 +218,57 @@ fn custody(world: &World) -> Finding {
         let known = owned.contains(name.as_str()) || orphans.contains(name.as_str());
         finding.check(known, || format!("file {name} belongs to nothing"));
     }
+    quarantine(world, &mut finding);
+    spooled(world, &mut finding);
     for name in &world.pictures.temporary {
         finding.check(false, || format!("{name} was left behind"));
     }
     finding.check(world.rows.unsound.is_empty(), || world.rows.unsound.join("; "));
     finding
+}
+
+/// Every row of quarantine has its bytes, and all bytes there have a row, but for copies.
+fn quarantine(world: &World, finding: &mut Finding) {
+    let objects = &world.pictures.quarantined;
+    let mut rows = BTreeSet::new();
+    for row in &world.rows.quarantined {
+        rows.insert(row.id.as_str());
+        let here = objects.get(&row.id);
+        let right = here.is_some_and(|kept| {
+            kept.sha256 == row.sha256 && i64::try_from(kept.bytes).is_ok_and(|bytes| bytes == row.bytes)
+        });
+        finding.check(right, || {
+            format!("{} in quarantine is {} of {} bytes, and holds {here:?}", row.id, row.sha256, row.bytes)
+        });
+    }
+    let copies = copies(world);
+    for id in objects.keys().map(String::as_str) {
+        let known = rows.contains(id) || copies.contains(id);
+        finding.check(known, || format!("{id} in quarantine belongs to nothing"));
+    }
+}
+
+/// Objects in quarantine that a kill between their bytes and their row left without one: they were kept once more, under
+/// another id. Anything else without a row is a violation.
+pub fn copies(world: &World) -> BTreeSet<&str> {
+    let rows = &world.rows.quarantined;
+    let ids: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let known: BTreeSet<&str> = rows.iter().map(|row| row.sha256.as_str()).collect();
+    let objects = world.pictures.quarantined.iter();
+    let copies =
+        objects.filter(|(id, kept)| !ids.contains(id.as_str()) && known.contains(kept.sha256.as_str()));
+    copies.map(|(id, _)| id.as_str()).collect()
+}
+
+/// What waits in the spool is about an attempt that is still open, and its process lives.
+fn spooled(world: &World, finding: &mut Finding) {
+    let open: BTreeSet<&str> =
+        world.rows.attempts.iter().filter(|one| one.open()).map(|one| one.id.as_str()).collect();
+    for file in &world.spool {
+        finding.check(file.live, || format!("spool/{} is of a process that is gone", file.path));
+        let needed = file.attempt.as_deref().is_some_and(|attempt| open.contains(attempt));
+        finding.check(!file.live || needed, || format!("spool/{} is needed by nothing", file.path));
+    }
 }
 
 fn owned(world: &World) -> impl Iterator<Item = &str> {
@@ -247,14 +296,15 @@ pub fn orphans(world: &World) -> BTreeSet<&str> {
         .collect();
     let receptions =
         world.receptions.iter().filter(|one| one.token.as_ref().is_some_and(|token| lost.contains(token)));
-    let inline = receptions.flat_map(|one| one.files.iter()).filter(|(url, _)| url.starts_with("inline:"));
     let here = |sha256: &&str| world.pictures.files.contains_key(*sha256) && !owned.contains(sha256);
-    inline.filter_map(|(_, sha256)| sha256.as_deref()).filter(here).collect()
+    receptions.flat_map(|one| one.files.values()).filter_map(Picture::sent).filter(here).collect()
 }
 
 fn quiet(world: &World) -> Finding {
-    let mut finding =
-        Finding::new("V10", "secrets in no log, body or row; descriptors back to where they were");
+    let mut finding = Finding::new(
+        "V10",
+        "secrets in no log, body, row or quarantine; descriptors back to where they were",
+    );
     finding.checked = world.searched + world.journal.len();
     finding.violations.clone_from(&world.leaks);
     for note in &world.journal {

@@ -140,8 +140,12 @@ pub fn written_before_sent(world: &World, families: &Families) -> Finding {
 }
 
 pub fn no_picture_lost(world: &World, families: &Families) -> Finding {
-    let mut finding =
-        Finding::new("V6", "a finished picture whose handle or link is known is stored, bit by bit");
+    let mut finding = Finding::new(
+        "V6",
+        "a finished picture whose handle, link or answer came is stored as it was sent, or what came is in quarantine",
+    );
+    let quarantined: BTreeSet<&str> =
+        world.rows.quarantined.iter().map(|row| row.attempt_id.as_str()).collect();
     for family in Family::all(world, families) {
         let ids: BTreeSet<&str> = family.tasks.iter().map(|task| task.id.as_str()).collect();
         let images = world.rows.images.iter().filter(|image| ids.contains(image.task_id.as_str()));
@@ -151,10 +155,10 @@ pub fn no_picture_lost(world: &World, families: &Families) -> Finding {
             if !known {
                 continue;
             }
-            for (url, sha256) in &reception.files {
-                let here = sha256.as_deref().is_some_and(|sha256| stored.contains(sha256));
-                finding.check(here, || {
-                    format!("{}: {url} of reception {} is not here ({sha256:?})", family.token, reception.seq)
+            for (url, picture) in &reception.files {
+                let sent = picture.sent();
+                finding.check(sent.is_some_and(|sha256| stored.contains(sha256)), || {
+                    format!("{}: {url} of reception {} is not here ({sent:?})", family.token, reception.seq)
                 });
             }
         }
@@ -163,8 +167,21 @@ pub fn no_picture_lost(world: &World, families: &Families) -> Finding {
                 format!("{} succeeded without a picture", task.id)
             });
         }
+        for attempt in family.attempts.iter().filter(|attempt| answered_in_vain(attempt)) {
+            finding.check(quarantined.contains(attempt.id.as_str()), || {
+                format!("{}: what was answered to {} and gave no image is not kept", family.token, attempt.id)
+            });
+        }
     }
     finding
+}
+
+/// Whether an attempt's row shows that its call was answered, that no picture came of it, and that it may have been charged.
+fn answered_in_vain(attempt: &AttemptRow) -> bool {
+    let detail = attempt.detail();
+    let status = detail["failure"]["provider"]["http_status"].as_i64();
+    let answered = status.is_some_and(|status| (200..300).contains(&status));
+    answered && detail["billed"] != "no" && attempt.state != "succeeded" && !attempt.open()
 }
 
 /// Whether an attempt's row shows that its provider's work for this reception can be found.
@@ -209,8 +226,9 @@ pub fn books_agree(world: &World, families: &Families) -> Finding {
             format!("{}: {reserved} are set aside for a task that has ended", family.token)
         });
         for attempt in family.attempts.iter().filter(|_| whole.terminal()) {
-            let open = ["intent", "accepted", "unknown"].contains(&attempt.state.as_str());
-            finding.check(!open, || format!("{} of an ended task is still {}", attempt.id, attempt.state));
+            finding.check(!attempt.open(), || {
+                format!("{} of an ended task is still {}", attempt.id, attempt.state)
+            });
         }
     }
     finding

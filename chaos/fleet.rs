@@ -14,14 +14,16 @@ use crate::process::{Process, free_port};
 /// Every kind of provider; each is configured under its own name.
 pub const PROVIDERS: [&str; 4] = ["piapi_flux", "gpt_4o_image", "gpt_image", "imagepipeline"];
 
-/// The caller's key whose tenant owns the tasks, and that of another tenant. Canaries, like the next two: none of them
-/// may turn up in a log, a row or a body.
+/// The caller's key whose tenant owns the tasks, and that of another tenant. Canaries, like the next three: none of them
+/// may turn up in a log, a row, a body or quarantine.
 pub const OWNER_KEY: &str = "easel_owner_canary5f0c2ab1d4e79836";
 pub const OTHER_KEY: &str = "easel_other_canary81b7d9e2c4a60f35";
+/// The operator's.
+pub const ADMIN_KEY: &str = "easel_admin_canary3e9a60b7f158d2c4";
 const UPSTREAM_KEY: &str = "upstream-canary-c1d2e3f4a5b69788";
 const PEPPER: &str = "pepper-canary-0f1e2d3c4b5a6978";
 /// What must occur nowhere.
-pub const CANARIES: [&str; 4] = [OWNER_KEY, OTHER_KEY, UPSTREAM_KEY, PEPPER];
+pub const CANARIES: [&str; 5] = [OWNER_KEY, OTHER_KEY, ADMIN_KEY, UPSTREAM_KEY, PEPPER];
 
 /// How long a claimed task belongs to its gateway without a sign of life.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -43,8 +45,21 @@ pub struct Plan {
     pub callbacks: bool,
     /// Where the gateway finds its providers, when not at the simulator itself.
     pub upstream: Option<String>,
+    /// How long a paid call may take to begin its answer, in seconds.
+    pub timeout_s: u32,
+    /// Where pictures are kept, when not in a folder of the scenario's.
+    pub shelf: Option<Shelf>,
     /// More configuration.
     pub more: String,
+}
+
+/// A place for pictures.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    /// The configuration that names it.
+    pub section: String,
+    /// Where its objects lie.
+    pub folder: PathBuf,
 }
 
 impl Plan {
@@ -58,6 +73,8 @@ impl Plan {
             time_scale: 0.02,
             callbacks: false,
             upstream: None,
+            timeout_s: 5,
+            shelf: None,
             more: String::new(),
         }
     }
@@ -114,25 +131,28 @@ impl Fleet {
 
     fn configure(&self) -> Result<()> {
         let upstream = self.plan.upstream.as_deref().unwrap_or(&self.simulator_url);
+        let own = || format!("[blobs]\nurl = \"file://{}\"\n", self.blobs().display());
+        let shelf = self.plan.shelf.as_ref().map_or_else(own, |shelf| shelf.section.clone());
+        let timeout_s = self.plan.timeout_s;
         for (at, port) in self.ports.iter().enumerate() {
             let public = if self.plan.callbacks { self.balancer.url() } else { "" };
             let mut text = format!(
                 "[server]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{public}\"\n\
                  [auth]\npepper = \"{PEPPER}\"\n\
                  keys = [{{ name = \"owner\", tenant = \"owner\", key = \"{OWNER_KEY}\" }},\n\
-                 {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }}]\n\
-                 [store]\nurl = \"{}\"\n[blobs]\nurl = \"file://{}\"\n\
+                 {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }},\n\
+                 {{ name = \"operator\", tenant = \"owner\", key = \"{ADMIN_KEY}\", role = \"admin\" }}]\n\
+                 [store]\nurl = \"{}\"\n{shelf}\
                  [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
                  [engine]\nlease_s = {}\n[webhooks]\nschedule_s = [1, 1, 1, 2, 2, 5, 5, 10]\n[log]\nlevel = \"info\"\n",
                 self.store,
-                self.blobs().display(),
                 LEASE.as_secs()
             );
             for kind in PROVIDERS {
                 let _ = write!(
                     text,
                     "[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{upstream}\"\napi_key = \"{UPSTREAM_KEY}\"\nallow_http_results = true\n\
-                     in_flight = 50\ntimeout_s = 5\npoll_after_s = 0.1\npoll_max_s = 0.5\nreconcile_s = 5\n"
+                     in_flight = 50\ntimeout_s = {timeout_s}\npoll_after_s = 0.1\npoll_max_s = 0.5\nreconcile_s = 5\n"
                 );
             }
             std::fs::write(self.config(at), text + &self.plan.more)?;
@@ -253,7 +273,16 @@ impl Fleet {
 
     /// The blob folder.
     pub fn blobs(&self) -> PathBuf {
-        self.folder.path().join("blobs")
+        let shelf = self.plan.shelf.as_ref();
+        shelf.map_or_else(|| self.folder.path().join("blobs"), |shelf| shelf.folder.clone())
+    }
+
+    /// The gateways' spool.
+    pub fn spool(&self) -> PathBuf {
+        match &self.plan.shelf {
+            Some(_) => self.folder.path().join("easel-spool"),
+            None => self.blobs().join("spool"),
+        }
     }
 
     /// What a gateway has logged.

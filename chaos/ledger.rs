@@ -25,8 +25,24 @@ pub struct Reception {
     pub outcome: String,
     /// What was billed, once decided.
     pub nanos: Option<i64>,
-    /// The pictures' links with the hashes of what was served under them, where it was.
-    pub files: BTreeMap<String, Option<String>>,
+    /// The pictures by their links.
+    pub files: BTreeMap<String, Picture>,
+}
+
+/// A picture that came of a reception.
+#[derive(Debug, Clone, Default)]
+pub struct Picture {
+    /// SHA-256 of its own bytes, once they were drawn.
+    pub sha256: Option<String>,
+    /// SHA-256 of what was sent in its place, where that was more.
+    pub sent_sha256: Option<String>,
+}
+
+impl Picture {
+    /// SHA-256 of what was really sent; `None` when nobody has asked for it.
+    pub fn sent(&self) -> Option<&str> {
+        self.sent_sha256.as_deref().or(self.sha256.as_deref())
+    }
 }
 
 impl Reception {
@@ -79,7 +95,8 @@ pub fn read(path: &Path) -> Result<Vec<Reception>> {
             Some("result") => {
                 let url = text("url").unwrap_or_default();
                 let known = one.files.entry(url).or_default();
-                *known = text("sha256").or(known.take());
+                known.sha256 = text("sha256").or(known.sha256.take());
+                known.sent_sha256 = text("sent_sha256").or(known.sent_sha256.take());
             }
             other => anyhow::bail!("a ledger line of kind {other:?}"),
         }

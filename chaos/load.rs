@@ -14,23 +14,41 @@ use crate::order::Order;
 pub struct Load {
     callers: JoinSet<()>,
     stop: CancellationToken,
-    submitted: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    submitted: AtomicUsize,
+    untidy: AtomicUsize,
+}
+
+/// What callers asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Tasks that they submitted, parts not counted.
+    pub submitted: usize,
+    /// Those whose answers were wrapped untidily.
+    pub untidy: usize,
 }
 
 impl Load {
-    /// Starts so many callers; `webhook` is where their tasks are to be announced.
-    pub fn start(caller: &Caller, count: usize, webhook: Option<&str>) -> Self {
+    /// Starts so many callers; `untidy` in a hundred of their orders are answered untidily, `webhook` is where their tasks are
+    /// to be announced.
+    pub fn start(caller: &Caller, count: usize, untidy: u8, webhook: Option<&str>) -> Self {
         let stop = CancellationToken::new();
-        let submitted = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::<Counts>::default();
         let mut callers = JoinSet::new();
         for _ in 0..count {
-            let (caller, stop, submitted) = (caller.clone(), stop.clone(), Arc::clone(&submitted));
+            let (caller, stop, counts) = (caller.clone(), stop.clone(), Arc::clone(&counts));
             let webhook = webhook.map(str::to_owned);
             callers.spawn(async move {
                 let mut earlier: Vec<Order> = Vec::new();
                 while !stop.is_cancelled() {
-                    turn(&caller, &mut earlier, webhook.as_deref()).await;
-                    submitted.fetch_add(1, Ordering::Relaxed);
+                    let order = Order::any(untidy);
+                    counts.submitted.fetch_add(1, Ordering::Relaxed);
+                    counts.untidy.fetch_add(usize::from(order.untidy), Ordering::Relaxed);
+                    turn(&caller, order, &mut earlier, webhook.as_deref()).await;
                     tokio::select! {
                         () = tokio::time::sleep(Duration::from_millis(fastrand::u64(50..400))) => {}
                         () = stop.cancelled() => {}
@@ -42,21 +60,21 @@ impl Load {
                 }
             });
         }
-        Self { callers, stop, submitted }
+        Self { callers, stop, counts }
     }
 
-    /// Lets every caller finish what it is at; answers with the number of tasks.
-    pub async fn finish(mut self) -> anyhow::Result<usize> {
+    /// Lets every caller finish what it is at; answers with what was asked for.
+    pub async fn finish(mut self) -> anyhow::Result<Asked> {
         self.stop.cancel();
         while let Some(done) = self.callers.join_next().await {
             done?;
         }
-        Ok(self.submitted.load(Ordering::Relaxed))
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        Ok(Asked { submitted: count(&self.counts.submitted), untidy: count(&self.counts.untidy) })
     }
 }
 
-async fn turn(caller: &Caller, earlier: &mut Vec<Order>, webhook: Option<&str>) {
-    let mut order = Order::any();
+async fn turn(caller: &Caller, mut order: Order, earlier: &mut Vec<Order>, webhook: Option<&str>) {
     if let Some(url) = webhook {
         order = order.announced_at(url);
     }

@@ -10,16 +10,19 @@
 )]
 
 mod balancer;
+mod bucket;
 mod bugs;
 mod caller;
 mod checker;
 mod checker_money;
 mod fleet;
 mod freeze;
+mod gate;
 mod h2;
 mod journal;
 mod ledger;
 mod load;
+mod memory;
 mod nemesis;
 mod network;
 mod ordeal;
@@ -33,10 +36,12 @@ mod rolling;
 mod rows;
 mod scenario;
 mod sink;
+mod spool;
 mod table;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod untidy;
 mod windows;
 mod world;
 
@@ -125,6 +130,13 @@ enum Mode {
         #[command(flatten)]
         common: Common,
     },
+    /// Large answers that arrive at the same moment, on a folder and on a slow bucket: memory, connections, every picture.
+    Memory {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        flood: Flood,
+    },
     /// All of them.
     All {
         #[command(flatten)]
@@ -133,6 +145,12 @@ enum Mode {
         rage: Rage,
     },
 }
+
+/// How many of a hundred orders are answered untidily where nothing is said.
+const UNTIDY: u8 = 40;
+
+/// Large answers where all modes are run, on a development build.
+const SMALL_FLOOD: Flood = Flood { answers: 8, picture: 3_500_000, rate: 8_000_000 };
 
 #[derive(Args)]
 struct Common {
@@ -148,6 +166,19 @@ struct Common {
     /// The suite's own choices; the same seed makes the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+#[derive(Args)]
+struct Flood {
+    /// How many answers.
+    #[arg(default_value_t = 32)]
+    answers: usize,
+    /// Bytes of each of the four pictures in an answer.
+    #[arg(long, default_value_t = 14_000_000)]
+    picture: u64,
+    /// What the slow bucket takes, in bytes a second.
+    #[arg(long, default_value_t = 12_000_000)]
+    rate: u64,
 }
 
 #[derive(Args)]
@@ -167,6 +198,10 @@ struct Crew {
     /// Gateways that share the database (Postgres only); as many as the mode needs when it is not said.
     #[arg(long)]
     replicas: Option<usize>,
+    /// So many of a hundred orders are answered rightly but untidily: wrapped, labelled, spelled and seated as the world does
+    /// it; 0 for none. Where nothing is said 40, and none where an older program takes part.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=85))]
+    untidy: Option<u8>,
     /// Callers ask for webhooks, whose deliveries are judged as well.
     #[arg(long)]
     webhooks: bool,
@@ -192,15 +227,24 @@ impl Crew {
         Ok(plan)
     }
 
-    fn terms(&self, patience: Duration) -> Terms {
-        Terms { callers: self.callers, webhooks: self.webhooks, keep: self.keep, patience }
+    /// How many of a hundred orders are answered untidily.
+    fn untidy(&self, plan: &Plan) -> u8 {
+        self.untidy.unwrap_or(if plan.older.is_some() { 0 } else { UNTIDY })
+    }
+
+    fn terms(&self, plan: &Plan, patience: Duration) -> Terms {
+        let untidy = self.untidy(plan);
+        Terms { callers: self.callers, untidy, webhooks: self.webhooks, keep: self.keep, patience }
     }
 
     /// The mode's command line, for the report.
     fn command(&self, mode: &str, common: &Common, plan: &Plan) -> String {
         let mut command = format!(
-            "chaos {mode} --seed {} --callers {} --replicas {}",
-            common.seed, self.callers, plan.replicas
+            "chaos {mode} --seed {} --callers {} --replicas {} --untidy {}",
+            common.seed,
+            self.callers,
+            plan.replicas,
+            self.untidy(plan)
         );
         for (on, flag) in [
             (common.postgres.is_some(), " --postgres URL"),
@@ -257,11 +301,15 @@ async fn run(mode: Mode) -> Result<bool> {
             fastrand::seed(common.seed);
             bugs(&common, &only).await?
         }
+        Mode::Memory { common, flood } => {
+            fastrand::seed(common.seed);
+            memory(&common, flood).await?
+        }
         Mode::All { common, rage } => {
             fastrand::seed(common.seed);
             let windows = windows(&common, "").await?;
             let bugs = bugs(&common, "").await?;
-            let network = network(&common).await?;
+            let network = network(&common).await? && memory(&common, SMALL_FLOOD).await?;
             kill(&common, &rage).await? && windows && bugs && network
         }
     })
@@ -272,11 +320,10 @@ async fn kill(common: &Common, rage: &Rage) -> Result<bool> {
     let database = if plan.postgres.is_some() { "Postgres" } else { "SQLite" };
     let title = format!("{} kills on {database}, {} gateway(s)", rage.count, plan.replicas);
     let command = rage.crew.command(&format!("kills {}", rage.count), common, &plan);
-    let (kills, outcome) = ordeal::run(
-        plan,
-        rage.crew.terms(caller::USUAL),
-        async |fleet: &mut fleet::Fleet, _: &caller::Caller| nemesis::rage(fleet, rage.count).await,
-    )
+    let terms = rage.crew.terms(&plan, caller::USUAL);
+    let (kills, outcome) = ordeal::run(plan, terms, async |fleet: &mut fleet::Fleet, _: &caller::Caller| {
+        nemesis::rage(fleet, rage.count).await
+    })
     .await?;
     publish(common, &report::kills(&title, &command, &kills, &outcome))?;
     Ok(!outcome.failed())
@@ -288,7 +335,7 @@ async fn freeze(common: &Common, count: usize, crew: &Crew) -> Result<bool> {
     anyhow::ensure!(plan.replicas > 1, "somebody has to go on while one is frozen");
     let title = format!("{count} freezes on Postgres, {} gateways", plan.replicas);
     let command = crew.command(&format!("freeze {count}"), common, &plan);
-    let terms = crew.terms(Duration::from_secs(2));
+    let terms = crew.terms(&plan, Duration::from_secs(2));
     let (freezes, outcome) =
         ordeal::run(plan, terms, async |fleet: &mut fleet::Fleet, _: &caller::Caller| {
             freeze::rage(fleet, count).await
@@ -304,14 +351,12 @@ async fn outage(common: &Common, count: usize, server: &std::path::Path, crew: &
     let title = format!("{count} outages of Postgres, {} gateway(s)", plan.replicas);
     let command = crew.command(&format!("outage {count} --server FOLDER"), common, &plan);
     let server = outage::Server::at(server, &url);
-    let (outages, outcome) = ordeal::run(
-        plan,
-        crew.terms(caller::USUAL),
-        async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
+    let terms = crew.terms(&plan, caller::USUAL);
+    let (outages, outcome) =
+        ordeal::run(plan, terms, async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
             outage::rage(fleet, caller, &server, count).await
-        },
-    )
-    .await?;
+        })
+        .await?;
     judged(common, outcome, outage::judge(&outages), |outcome| {
         report::outages(&title, &command, &outages, outcome)
     })
@@ -323,16 +368,14 @@ async fn rolling(common: &Common, old: &std::path::Path, called: &str, crew: &Cr
     anyhow::ensure!(plan.replicas > 1, "somebody has to go on while one is replaced");
     let title = format!("{} gateways upgraded from {called} on Postgres", plan.replicas);
     let command = crew.command("rolling --old PROGRAM", common, &plan);
-    let ((turns, finding), outcome) = ordeal::run(
-        plan,
-        crew.terms(caller::USUAL),
-        async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
+    let terms = crew.terms(&plan, caller::USUAL);
+    let ((turns, finding), outcome) =
+        ordeal::run(plan, terms, async |fleet: &mut fleet::Fleet, caller: &caller::Caller| {
             let turns = rolling::upgrade(fleet).await?;
             let finding = rolling::judge(&turns, &caller.refusals());
             Ok((turns, finding))
-        },
-    )
-    .await?;
+        })
+        .await?;
     judged(common, outcome, vec![finding], |outcome| report::rolling(&title, &command, &turns, outcome))
 }
 
@@ -362,6 +405,13 @@ async fn network(common: &Common) -> Result<bool> {
 
 async fn bugs(common: &Common, only: &str) -> Result<bool> {
     let (text, passed) = bugs::run(&common.easel, only).await?;
+    publish(common, &text)?;
+    Ok(passed)
+}
+
+async fn memory(common: &Common, flood: Flood) -> Result<bool> {
+    let Flood { answers, picture, rate } = flood;
+    let (text, passed) = memory::run(&common.easel, memory::Size { answers, picture, rate }).await?;
     publish(common, &text)?;
     Ok(passed)
 }

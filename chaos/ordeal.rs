@@ -10,7 +10,7 @@ use crate::caller::Caller;
 use crate::checker::{Finding, judge, violated};
 use crate::fleet::{Fleet, Plan};
 use crate::journal::Journal;
-use crate::load::Load;
+use crate::load::{Asked, Load};
 use crate::order::Order;
 use crate::rows::Db;
 use crate::sink::Sink;
@@ -24,6 +24,8 @@ const PEACE: Duration = Duration::from_mins(2);
 pub struct Terms {
     /// Callers at once.
     pub callers: usize,
+    /// How many of a hundred orders have right answers that are wrapped untidily.
+    pub untidy: u8,
     /// Whether they ask for webhooks, whose deliveries are judged as well.
     pub webhooks: bool,
     /// Whether the folder stays.
@@ -35,8 +37,8 @@ pub struct Terms {
 /// What a run showed.
 pub struct Outcome {
     pub findings: Vec<Finding>,
-    /// Tasks that callers submitted, parts not counted.
-    pub submitted: usize,
+    /// What callers asked for.
+    pub asked: Asked,
     /// Paid POSTs that reached the provider.
     pub receptions: usize,
     /// How tasks ended, and how many.
@@ -53,6 +55,10 @@ pub struct Outcome {
     pub descriptors: Option<(usize, usize)>,
     /// Pictures inside answers that a kill kept from being booked.
     pub orphans: usize,
+    /// What lies in quarantine: answers and files that gave no image.
+    pub quarantined: usize,
+    /// Copies in quarantine that a kill kept from being booked.
+    pub copies: usize,
     /// Half-written files that gateways which share a folder clear away after an hour.
     pub half_written: usize,
 }
@@ -85,7 +91,7 @@ pub async fn run<T>(
     } else {
         None
     };
-    let load = Load::start(&caller, terms.callers, sink.as_ref().map(Sink::url));
+    let load = Load::start(&caller, terms.callers, terms.untidy, sink.as_ref().map(Sink::url));
     let told = match befall(&mut fleet, &caller).await {
         Ok(told) => told,
         Err(error) => {
@@ -94,7 +100,7 @@ pub async fn run<T>(
         }
     };
     let calm = Instant::now();
-    let submitted = load.finish().await?;
+    let asked = load.finish().await?;
     let rested = rest(&fleet, PEACE).await?;
     let settled = calm.elapsed();
     if !rested {
@@ -107,6 +113,7 @@ pub async fn run<T>(
     if let Some(sink) = &sink {
         announced(&fleet, &caller, sink).await?;
     }
+    emptied(&fleet, PEACE).await?;
     let mut world = World::gather(&fleet).await?;
     world.descriptors = descriptors;
     if let Some(sink) = &sink {
@@ -123,12 +130,14 @@ pub async fn run<T>(
     let interrupted =
         interrupted.filter(|one| one.detail.contains("the gateway stopped while the call was under way"));
     let outcome = Outcome {
-        submitted,
+        asked,
         receptions: world.receptions.len(),
         ends,
         interrupted: interrupted.count(),
         settled,
         half_written: world.pictures.half_written,
+        quarantined: world.rows.quarantined.len(),
+        copies: crate::checker::copies(&world).len(),
         orphans: crate::checker::orphans(&world).len(),
         took: begun.elapsed(),
         resident_kib,
@@ -152,6 +161,18 @@ pub async fn rest(fleet: &Fleet, patience: Duration) -> Result<bool> {
     }
     db.close().await;
     Ok(rested)
+}
+
+/// Waits until nothing is left in the spool; whether that was so in time.
+pub async fn emptied(fleet: &Fleet, patience: Duration) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let empty = crate::spool::look(&fleet.spool())?.is_empty();
+        if empty || begun.elapsed() > patience {
+            return Ok(empty);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Waits until the end of every task that asked for it was announced and taken.

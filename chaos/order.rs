@@ -1,8 +1,10 @@
 //! What callers ask for: one order for each provider, small and quick, each known by a token of its own in the prompt,
-//! some with faults that the simulator is asked for.
+//! some with faults that the simulator is asked for, some with right answers that it wraps untidily.
 
 use serde_json::{Value, json};
 use ulid::Ulid;
+
+use crate::untidy::{self, Wrapping};
 
 /// One request of a caller's.
 #[derive(Debug, Clone)]
@@ -13,10 +15,12 @@ pub struct Order {
     pub key: String,
     /// The body.
     pub body: Value,
+    /// Whether its answers are wrapped untidily.
+    pub untidy: bool,
 }
 
 /// What goes wrong upstream, now and then, in words the simulator knows. All of them are in the retry table.
-const FAULTS: [&str; 10] = [
+const FAULTS: [&str; 11] = [
     "fail",
     "refuse",
     "http=503",
@@ -26,6 +30,7 @@ const FAULTS: [&str; 10] = [
     "reset",
     "reset_accepted",
     "truncate=tail",
+    "bad_json",
     "no_image",
 ];
 
@@ -47,25 +52,45 @@ impl Order {
                 body["size"] = json!("64x64");
             }
         }
-        Self { key: format!("key-{token}"), token, body }
+        Self { key: format!("key-{token}"), token, body, untidy: false }
     }
 
-    /// An order that takes two upstream calls.
-    pub fn in_parts(seconds: f64) -> Self {
-        let mut order = Self::new("piapi_flux", seconds, "");
-        order.body["model"] = json!("flux-dev");
-        order.body["n"] = json!(2);
+    /// The same with right answers that are wrapped so.
+    pub fn wrapped(provider: &str, seconds: f64, wrapping: &Wrapping) -> Self {
+        let mut order = Self::new(provider, seconds, &wrapping.words);
+        order.untidy = true;
+        if wrapping.streams {
+            order.body["provider_options"] = json!({provider: {"stream": true}});
+        }
         order
     }
 
-    /// One of the many: any provider, one in seven with a fault.
-    pub fn any() -> Self {
+    /// The same as two upstream calls.
+    fn in_parts(mut self) -> Self {
+        self.body["model"] = json!("flux-dev");
+        self.body["n"] = json!(2);
+        self
+    }
+
+    /// One of the many: any provider, one in seven with a fault, `untidy` in a hundred with right answers that are wrapped
+    /// untidily.
+    pub fn any(untidy: u8) -> Self {
         let seconds = fastrand::f64().mul_add(0.6, 0.05);
         let provider = crate::fleet::PROVIDERS[fastrand::usize(..crate::fleet::PROVIDERS.len())];
+        let fault = || FAULTS[fastrand::usize(..FAULTS.len())];
+        // Of those with right answers, so many more.
+        let wrapped = fastrand::u32(..100) < u32::from(untidy) * 7 / 6;
+        let right = |provider: &str| {
+            if wrapped {
+                Self::wrapped(provider, seconds, &untidy::any(provider))
+            } else {
+                Self::new(provider, seconds, "")
+            }
+        };
         match fastrand::u8(..14) {
-            0 => Self::in_parts(seconds),
-            1 | 2 => Self::new(provider, seconds, FAULTS[fastrand::usize(..FAULTS.len())]),
-            _ => Self::new(provider, seconds, ""),
+            0 => right("piapi_flux").in_parts(),
+            1 | 2 => Self::new(provider, seconds, fault()),
+            _ => right(provider),
         }
     }
 

@@ -118,9 +118,43 @@ impl Process {
 
     /// Its resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
+        Ok(Memory::of(self.id())?.resident_kib)
+    }
+}
+
+/// What a process has in memory, in KiB. The page cache of files that it reads and writes is no part of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Now.
+    pub resident_kib: u64,
+    /// At its highest, by the kernel's own count.
+    pub high_water_kib: u64,
+    /// What no file stands behind.
+    pub anonymous_kib: u64,
+}
+
+impl Memory {
+    /// What a process has now.
+    pub fn of(process: u32) -> Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+        let read = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            Ok(line.context(name.to_owned())?.trim().trim_end_matches(" kB").trim().parse()?)
+        };
+        Ok(Self {
+            resident_kib: read("VmRSS:")?,
+            high_water_kib: read("VmHWM:")?,
+            anonymous_kib: read("RssAnon:")?,
+        })
+    }
+
+    /// The higher of each figure.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            resident_kib: self.resident_kib.max(other.resident_kib),
+            high_water_kib: self.high_water_kib.max(other.high_water_kib),
+            anonymous_kib: self.anonymous_kib.max(other.anonymous_kib),
+        }
     }
 }
 

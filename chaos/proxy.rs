@@ -16,6 +16,8 @@ use crate::h2;
 pub enum Spoil {
     /// Nothing.
     Nothing,
+    /// Nothing; every answer is remembered, those of polls as well.
+    Recorded,
     /// So much later.
     Late(Duration),
     /// A stream's events come one by one from its first link on, with a pause after each.
@@ -45,6 +47,7 @@ struct Inner {
     upstream: String,
     spoil: Spoil,
     ledger: Mutex<Vec<Received>>,
+    answers: Mutex<Vec<Vec<u8>>>,
 }
 
 /// A proxy that listens.
@@ -60,7 +63,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let upstream = upstream.trim_start_matches("http://").to_owned();
-        let inner = Arc::new(Inner { upstream, spoil, ledger: Mutex::default() });
+        let inner = Arc::new(Inner { upstream, spoil, ledger: Mutex::default(), answers: Mutex::default() });
         let mut server = JoinSet::new();
         let serving = Arc::clone(&inner);
         server.spawn(async move {
@@ -83,6 +86,12 @@ impl Proxy {
     /// Where it listens.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The bodies of the answers it has recorded.
+    pub fn answers(&self) -> Vec<Vec<u8>> {
+        let answers = self.inner.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.iter().filter_map(|answer| body(answer)).collect()
     }
 
     /// Every paid POST that it received whole.
@@ -134,6 +143,9 @@ impl Inner {
             return Ok(client.shutdown().await?);
         }
         let answer = self.forward(&head[..at + request.body], at, &request.text).await;
+        if self.spoil == Spoil::Recorded {
+            return self.record(client, answer?).await;
+        }
         if !post || self.spoil == Spoil::Nothing {
             return self.pass(client, answer?).await;
         }
@@ -160,12 +172,20 @@ impl Inner {
         Ok(())
     }
 
+    async fn record(&self, mut client: TcpStream, mut upstream: TcpStream) -> Result<()> {
+        let mut answer = Vec::new();
+        upstream.read_to_end(&mut answer).await?;
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer.clone());
+        client.write_all(&answer).await?;
+        Ok(client.shutdown().await?)
+    }
+
     async fn spoiled(&self, mut client: TcpStream, mut upstream: TcpStream) -> Result<()> {
         // From its last byte on the provider acts, whatever becomes of the answer.
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer).await?;
         match self.spoil {
-            Spoil::Nothing | Spoil::Refuse | Spoil::Redirect => bail!("not spoiled here"),
+            Spoil::Nothing | Spoil::Recorded | Spoil::Refuse | Spoil::Redirect => bail!("not spoiled here"),
             Spoil::Late(by) => {
                 tokio::time::sleep(by).await;
                 client.write_all(&answer).await?;
@@ -201,6 +221,28 @@ impl Inner {
         }
         client.shutdown().await?;
         Ok(())
+    }
+}
+
+/// The body of an answer over HTTP/1.1, out of its chunks.
+fn body(answer: &[u8]) -> Option<Vec<u8>> {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let chunked =
+        String::from_utf8_lossy(&answer[..head]).to_lowercase().contains("transfer-encoding: chunked");
+    let mut rest = &answer[head + 4..];
+    if !chunked {
+        return Some(rest.to_vec());
+    }
+    let mut body = Vec::new();
+    loop {
+        let line = rest.windows(2).position(|two| two == b"\r\n")?;
+        let length = usize::from_str_radix(std::str::from_utf8(&rest[..line]).ok()?, 16).ok()?;
+        let piece = rest.get(line + 2..line + 2 + length)?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(piece);
+        rest = rest.get(line + 2 + length + 2..)?;
     }
 }
 

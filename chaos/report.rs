@@ -36,20 +36,25 @@ fn run(title: &str, command: &str, befell: &str, outcome: &Outcome) -> String {
          | | |\n|---|---:|\n\
          {befell}\
          | tasks submitted | {} |\n\
+         | of them with right answers that were wrapped untidily | {} |\n\
          | paid POSTs received by the providers | {} |\n\
          | attempts interrupted between intent and answer | {} |\n\
          | seconds from the last of it until every task had ended | {:.1} |\n\
          | descriptors at rest, and after more of the same work | {} |\n\
          | pictures inside answers that a kill kept from being booked: files without an owner | {} |\n\
+         | answers and files in quarantine, and copies of them that a kill left | {}, {} |\n\
          | half-written files, left for an hour where gateways may share the folder | {} |\n\
          | resident memory at the end, MiB | {} |\n\
          | the whole run, minutes | {:.1} |\n\n",
-        outcome.submitted,
+        outcome.asked.submitted,
+        outcome.asked.untidy,
         outcome.receptions,
         outcome.interrupted,
         outcome.settled.as_secs_f64(),
         outcome.descriptors.map_or("not measured".to_owned(), |(before, after)| format!("{before}, {after}")),
         outcome.orphans,
+        outcome.quarantined,
+        outcome.copies,
         outcome.half_written,
         outcome.resident_kib / 1024,
         outcome.took.as_secs_f64() / 60.0,

@@ -42,6 +42,16 @@ pub struct ImageRow {
     pub sha256: String,
 }
 
+/// Something in quarantine.
+#[derive(Debug, Clone, Default, FromRow)]
+pub struct QuarantineRow {
+    pub id: String,
+    pub attempt_id: String,
+    pub state: String,
+    pub sha256: String,
+    pub bytes: i64,
+}
+
 /// A line of a task's history.
 #[derive(Debug, Clone, Default, FromRow)]
 pub struct EventRow {
@@ -65,6 +75,7 @@ pub struct Rows {
     pub tasks: Vec<TaskRow>,
     pub attempts: Vec<AttemptRow>,
     pub images: Vec<ImageRow>,
+    pub quarantined: Vec<QuarantineRow>,
     pub events: Vec<EventRow>,
     pub books: Vec<BookRow>,
     /// Hashes of callers' input images.
@@ -95,6 +106,11 @@ impl AttemptRow {
     /// The rest of the row.
     pub fn detail(&self) -> Value {
         serde_json::from_str(&self.detail).unwrap_or_default()
+    }
+
+    /// Whether the provider may still be at work on it.
+    pub fn open(&self) -> bool {
+        matches!(self.state.as_str(), "intent" | "accepted" | "unknown")
     }
 }
 
@@ -153,6 +169,7 @@ impl Db {
         const ATTEMPTS: &str = "SELECT id, task_id, provider, state, handle, started_at, detail FROM attempts \
              ORDER BY started_at, id";
         const IMAGES: &str = "SELECT task_id, sha256 FROM images ORDER BY task_id, position";
+        const QUARANTINED: &str = "SELECT id, attempt_id, state, sha256, bytes FROM quarantine ORDER BY id";
         const EVENTS: &str = "SELECT task_id, seq, name FROM events ORDER BY task_id, seq";
         const BOOKS: &str = "SELECT task_id, CAST(SUM(reserved) AS BIGINT) AS reserved, \
              CAST(SUM(unresolved) AS BIGINT) AS unresolved, CAST(SUM(settled) AS BIGINT) AS settled \
@@ -161,6 +178,7 @@ impl Db {
             tasks: on!(self, pool => sqlx::query_as(TASKS).fetch_all(pool)),
             attempts: on!(self, pool => sqlx::query_as(ATTEMPTS).fetch_all(pool)),
             images: on!(self, pool => sqlx::query_as(IMAGES).fetch_all(pool)),
+            quarantined: on!(self, pool => sqlx::query_as(QUARANTINED).fetch_all(pool)),
             events: on!(self, pool => sqlx::query_as(EVENTS).fetch_all(pool)),
             books: on!(self, pool => sqlx::query_as(BOOKS).fetch_all(pool)),
             files: on!(self, pool => sqlx::query_scalar("SELECT sha256 FROM files").fetch_all(pool)),

@@ -14,7 +14,7 @@ use crate::sink::{Delivery, Sink};
 use crate::world::World;
 
 /// How long anything may take on this stage.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A world with one caller.
 pub struct Stage {
@@ -66,6 +66,18 @@ impl Stage {
         anyhow::bail!("the late result does not come")
     }
 
+    /// The newest item of quarantine, once there is one.
+    pub async fn in_quarantine(&self) -> Result<String> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Some(item) = self.caller.in_quarantine().await {
+                return Ok(item);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("nothing comes into quarantine")
+    }
+
     /// The deliveries, once one of them has come twice.
     pub async fn told_twice(&self, sink: &Sink) -> Result<Vec<Delivery>> {
         let secret = self.caller.webhook_secret().await?;
@@ -83,6 +95,7 @@ impl Stage {
 
     /// What is left, and what the checker says to it.
     pub async fn judged(&self) -> Result<(World, Vec<Finding>)> {
+        crate::ordeal::emptied(&self.fleet, PATIENCE).await?;
         let world = World::gather(&self.fleet).await?;
         let findings = judge(&world);
         Ok((world, findings))

@@ -3,11 +3,12 @@
 
 use crate::checker::judge;
 use crate::journal::Note;
-use crate::ledger::{Reception, count, token};
-use crate::rows::{AttemptRow, BookRow, EventRow, ImageRow, Rows, TaskRow};
+use crate::ledger::{Picture, Reception, count, token};
+use crate::rows::{AttemptRow, BookRow, EventRow, ImageRow, QuarantineRow, Rows, TaskRow};
 use crate::sink::{Delivery, verifies};
+use crate::spool::Spooled;
 use crate::table::{expected, points};
-use crate::world::{Pictures, World};
+use crate::world::{Kept, Pictures, World};
 
 const TOKEN: &str = "t-01hzzzzzzzzzzzzzzzzzzzzzzz";
 const HASH: &str = "aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11";
@@ -40,7 +41,7 @@ fn sound() -> World {
         upstream_id: Some("up-1".into()),
         outcome: "completed".into(),
         nanos: Some(2_000_000),
-        files: [("http://f/1".to_owned(), Some(HASH.to_owned()))].into(),
+        files: [("http://f/1".to_owned(), picture(HASH))].into(),
         ..Reception::default()
     };
     let events = ["task.attempt", "task.saving", "task.succeeded"];
@@ -67,6 +68,10 @@ fn sound() -> World {
         descriptors: Some((20, 20)),
         ..World::default()
     }
+}
+
+fn picture(sha256: &str) -> Picture {
+    Picture { sha256: Some(sha256.into()), sent_sha256: None }
 }
 
 fn delivery(event: &str, name: &str) -> Delivery {
@@ -224,10 +229,13 @@ fn a_lost_picture_is_seen() {
     };
     assert_eq!(broken(gone), ["V6"]);
     assert_eq!(
-        broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = Some("other".into())),
+        broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = picture("other")),
         ["V6"]
     );
-    assert_eq!(broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = None), ["V6"]);
+    assert_eq!(
+        broken(|world| *world.receptions[0].files.get_mut("http://f/1").unwrap() = Picture::default()),
+        ["V6"]
+    );
     let late = |world: &mut World| {
         // It came after the end: the row is there, the task has failed all the same.
         world.rows.tasks[0].phase = "failed".into();
@@ -237,6 +245,139 @@ fn a_lost_picture_is_seen() {
         world.deliveries.as_mut().unwrap()[0].phase_then = Some("failed".into());
     };
     assert_eq!(broken(late), [""; 0]);
+}
+
+#[test]
+fn a_picture_is_looked_for_as_it_was_sent() {
+    let sent = |world: &mut World, sha256: &str| {
+        world.receptions[0].files.get_mut("http://f/1").unwrap().sent_sha256 = Some(sha256.into());
+    };
+    assert_eq!(broken(|world| sent(world, "with what stands behind it")), ["V6"]);
+    assert_eq!(broken(|world| sent(world, HASH)), [""; 0]);
+    let wrapped = |world: &mut World| {
+        // What is stored is what was sent, not what was drawn.
+        sent(world, HASH);
+        world.receptions[0].files.get_mut("http://f/1").unwrap().sha256 = Some("drawn".into());
+    };
+    assert_eq!(broken(wrapped), [""; 0]);
+}
+
+/// An attempt whose answer came and gave no picture.
+fn in_vain(world: &mut World, billed: &str, status: u16) {
+    let detail = format!(
+        r#"{{"billed":"{billed}","charged":"0.002","failure":{{"provider":{{"http_status":{status}}}}}}}"#
+    );
+    let attempt = AttemptRow { state: "no_image".into(), detail, ..world.rows.attempts[0].clone() };
+    world.rows.attempts[0] = attempt;
+}
+
+fn quarantined(world: &mut World, id: &str, sha256: &str) {
+    let item = QuarantineRow {
+        id: id.into(),
+        attempt_id: "att_1".into(),
+        state: "open".into(),
+        sha256: sha256.into(),
+        bytes: 7,
+    };
+    world.rows.quarantined.push(item);
+    object(world, id, sha256);
+}
+
+fn object(world: &mut World, id: &str, sha256: &str) {
+    world.pictures.quarantined.insert(id.into(), Kept { sha256: sha256.into(), bytes: 7 });
+}
+
+#[test]
+fn an_answer_in_vain_that_is_not_kept_is_seen() {
+    assert_eq!(broken(|world| in_vain(world, "yes", 200)), ["V6"]);
+    assert_eq!(broken(|world| in_vain(world, "no", 200)), [""; 0], "it cost nothing");
+    assert_eq!(broken(|world| in_vain(world, "yes", 502)), [""; 0], "it is no answer of the provider's");
+    let kept = |world: &mut World| {
+        in_vain(world, "yes", 200);
+        quarantined(world, "qua_1", "a");
+    };
+    assert_eq!(broken(kept), [""; 0]);
+}
+
+#[test]
+fn quarantine_without_bytes_and_bytes_without_a_row_are_seen() {
+    assert_eq!(broken(|world| quarantined(world, "qua_1", "a")), [""; 0]);
+    assert_eq!(broken(|world| object(world, "qua_1", "a")), ["V9"]);
+    let copied = |world: &mut World| {
+        quarantined(world, "qua_1", "a");
+        object(world, "qua_2", "a");
+    };
+    assert_eq!(broken(copied), [""; 0], "a kill kept the first from being booked");
+    assert_eq!(
+        broken(|world| {
+            quarantined(world, "qua_1", "a");
+            world.pictures.quarantined.clear();
+        }),
+        ["V9"]
+    );
+    assert_eq!(
+        broken(|world| {
+            quarantined(world, "qua_1", "a");
+            object(world, "qua_1", "other");
+        }),
+        ["V9"]
+    );
+    assert_eq!(
+        broken(|world| {
+            quarantined(world, "qua_1", "a");
+            world.rows.quarantined[0].bytes = 8;
+        }),
+        ["V9"]
+    );
+}
+
+#[test]
+fn what_is_left_in_the_spool_is_seen() {
+    let file = |live: bool, attempt: Option<&str>| {
+        let attempt = attempt.map(str::to_owned);
+        broken(move |world| world.spool.push(Spooled { path: "token/file".into(), live, attempt }))
+    };
+    assert_eq!(file(false, None), ["V9"], "of a process that is gone");
+    assert_eq!(file(false, Some("att_1")), ["V9"]);
+    assert_eq!(file(true, None), ["V9"], "a body that nobody is receiving");
+    assert_eq!(file(true, Some("att_1")), ["V9"], "an answer that was acted on");
+    assert_eq!(file(true, Some("att_9")), ["V9"]);
+    let open = broken(|world| {
+        world.rows.attempts[0].state = "accepted".into();
+        let attempt = Some("att_1".to_owned());
+        world.spool.push(Spooled { path: "token/file".into(), live: true, attempt });
+    });
+    assert_eq!(open, ["V8"], "the attempt is open, which is wrong by itself");
+}
+
+/// The folders of processes that live and of those that are gone.
+#[test]
+fn the_spool_is_read_as_it_lies_there() {
+    let spool = tempfile::tempdir().unwrap();
+    assert_eq!(crate::spool::look(&spool.path().join("none")).unwrap(), []);
+    let folder = |name: &str| {
+        let folder = spool.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        (std::fs::File::create(folder.join("lock")).unwrap(), folder)
+    };
+    let (living, folder_of_living) = folder("living");
+    living.lock().unwrap();
+    std::fs::write(folder_of_living.join("att_1.answer"), "x").unwrap();
+    let (_, folder_of_gone) = folder("gone");
+    std::fs::write(folder_of_gone.join("body"), "x").unwrap();
+    let mut found = crate::spool::look(spool.path()).unwrap();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    let file = |path: &str, live: bool, attempt: Option<&str>| Spooled {
+        path: path.into(),
+        live,
+        attempt: attempt.map(str::to_owned),
+    };
+    let all = [
+        file("gone", false, None),
+        file("gone/body", false, None),
+        file("living/att_1.answer", true, Some("att_1")),
+    ];
+    assert_eq!(found, all);
 }
 
 #[test]
@@ -291,7 +432,7 @@ fn loose_files_leaks_and_pryings_are_seen() {
     let orphan = |state: &'static str| {
         broken(move |world| {
             world.pictures.files.insert("b".into(), "b".into());
-            world.receptions[0].files.insert("inline:0".into(), Some("b".into()));
+            world.receptions[0].files.insert("inline:0".into(), picture("b"));
             world.receptions[0].upstream_id = Some("another".into());
             world.rows.attempts[0].state = state.into();
         })
@@ -319,6 +460,31 @@ fn tokens_ledger_lines_and_traces_are_read() {
     assert_eq!(crate::trace::read(trace), Some(true));
     assert_eq!(crate::trace::read(&trace.replace("-wal", "-shm")), Some(false));
     assert_eq!(crate::trace::read(&trace.replace("202", "500")), None);
+}
+
+/// The untidy words are the simulator's own, and there are many for every provider.
+#[test]
+fn every_wrapping_is_one_that_the_simulator_knows() {
+    for provider in crate::fleet::PROVIDERS {
+        let all = crate::untidy::fitting(provider);
+        assert!(all.len() > 70, "{provider}: {}", all.len());
+        assert_eq!(all.iter().any(|one| one.streams), provider == "gpt_image");
+        for wrapping in all {
+            let order = crate::order::Order::wrapped(provider, 0.1, &wrapping);
+            let prompt = order.body["prompt"].as_str().unwrap();
+            assert_eq!(token(prompt), Some(order.token.clone()), "{prompt}");
+            assert!(order.untidy && !prompt.contains("{}"), "{prompt}");
+        }
+    }
+}
+
+#[test]
+fn an_untidy_share_is_kept() {
+    fastrand::seed(1);
+    for share in [0, 40, 85] {
+        let untidy = (0..4_000).filter(|_| crate::order::Order::any(share).untidy).count();
+        assert!(untidy.abs_diff(usize::from(share) * 40) < 120, "{share}: {untidy}");
+    }
 }
 
 #[test]

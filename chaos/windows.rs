@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use crate::checker::judge;
@@ -13,7 +14,7 @@ use crate::order::Order;
 use crate::proxy::{Proxy, Spoil};
 use crate::scenario::{PATIENCE, Stage, violations};
 use crate::sink::Sink;
-use crate::table::{Seen, expected, points};
+use crate::table::{SUCCEEDED, Seen, expected, no_picture, points};
 use crate::world::World;
 
 /// Cells at once: most of each one's time is a lease that runs out.
@@ -88,9 +89,11 @@ async fn play(cell: &Cell) -> Result<Result<String, String>> {
     plan.callbacks = matches!(seen, Seen::Rung | Seen::Late);
     plan.postgres.clone_from(&cell.postgres);
     let mut stage = Stage::set(plan).await?;
+    let in_vain = matches!(seen, Seen::Quarantined(_) | Seen::Recovered(_));
     // A stream needs time between its first link and its end, or both are read at once and no signal is heard between.
-    let proxy = Proxy::start(stage.fleet.simulator(), Spoil::Trickled).await?;
-    if cell.provider == "gpt_4o_image" {
+    let spoil = if in_vain { Spoil::Recorded } else { Spoil::Trickled };
+    let proxy = Proxy::start(stage.fleet.simulator(), spoil).await?;
+    if in_vain || cell.provider == "gpt_4o_image" {
         stage.fleet.reroute(proxy.url())?;
     }
     stage.start(None, &[("EASEL_CRASH", &cell.point)]).await?;
@@ -104,6 +107,9 @@ async fn play(cell: &Cell) -> Result<Result<String, String>> {
         // Long enough for the bell to be rung between two polls.
         Seen::Rung => Order::new(cell.provider, 0.3, ""),
         Seen::Told => Order::new(cell.provider, 0.1, "").announced_at(sink.url()),
+        Seen::Quarantined(_) | Seen::Recovered(_) => {
+            Order::new(cell.provider, 0.1, no_picture(cell.provider))
+        }
         _ => Order::new(cell.provider, 0.1, ""),
     };
     if let Seen::NotPassed(why) = seen {
@@ -116,8 +122,15 @@ async fn play(cell: &Cell) -> Result<Result<String, String>> {
             Err(format!("must not pass here and stay alive: alive {alive}, {}, {sound:?}", task["status"]))
         });
     }
-    // Some crashes come before the answer to this, some after it.
-    let _ = stage.caller.submit_once(&order).await;
+    if let Seen::Recovered(_) = seen {
+        stage.through(&order).await?;
+        let item = stage.in_quarantine().await?;
+        // The gateway dies before it can answer.
+        let _ = stage.caller.recover(&item, &supplied()).await;
+    } else {
+        // Some crashes come before the answer to this, some after it.
+        let _ = stage.caller.submit_once(&order).await;
+    }
     let Some(status) = stage.fleet.gateway(0)?.ended(PATIENCE).await? else {
         return Ok(Err("the point was not passed".to_owned()));
     };
@@ -126,7 +139,7 @@ async fn play(cell: &Cell) -> Result<Result<String, String>> {
     }
     stage.start(None, &[]).await?;
     let mut task = stage.through(&order).await?;
-    if seen == Seen::Late {
+    if matches!(seen, Seen::Late | Seen::Recovered(_)) {
         task = stage.late(&order).await?;
     }
     let (mut world, _) = stage.judged().await?;
@@ -135,6 +148,9 @@ async fn play(cell: &Cell) -> Result<Result<String, String>> {
     }
     let mut wrong = violations(&judge(&world));
     wrong.extend(compare(seen, &task, &world).context("the end cannot be read")?);
+    if in_vain {
+        wrong.extend(kept_as_it_came(seen, &world, &proxy.answers()));
+    }
     Ok(if wrong.is_empty() { Ok(describe(seen)) } else { Err(wrong.join("; ")) })
 }
 
@@ -148,8 +164,47 @@ fn describe(seen: Seen) -> String {
         Seen::Rung => "succeeded; 1 POST, 1 attempt; rung or polled".to_owned(),
         Seen::Late => "failed: outcome_unknown; 1 POST; the picture attached once, afterwards".to_owned(),
         Seen::Told => "succeeded; 1 POST; the end announced twice under one id".to_owned(),
+        Seen::Quarantined(end) => format!("{}; the answer in quarantine once, as it came", in_vain(end)),
+        Seen::Recovered(end) => format!("{}; recovered: a picture attached once, afterwards", in_vain(end)),
         Seen::NotPassed(why) => why.to_owned(),
     }
+}
+
+fn in_vain(end: &str) -> String {
+    if end == SUCCEEDED {
+        return "succeeded; 2 POSTs, 2 attempts: paid by the hour".to_owned();
+    }
+    format!("failed: {end}; 1 POST, 1 attempt")
+}
+
+/// The picture that an operator supplies.
+fn supplied() -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_pixel(8, 8, image::Rgb([200, 120, 40]));
+    picture.write_to(&mut file, image::ImageFormat::Png).expect("a picture can be written");
+    file.into_inner()
+}
+
+/// What is wrong with the one item of quarantine, and with what was recovered from it.
+fn kept_as_it_came(seen: Seen, world: &World, answers: &[Vec<u8>]) -> Vec<String> {
+    let [item] = world.rows.quarantined.as_slice() else {
+        return vec![format!("{} items are in quarantine, must be 1", world.rows.quarantined.len())];
+    };
+    let mut wrong = Vec::new();
+    let sha256 = |bytes: &Vec<u8>| hex::encode(Sha256::digest(bytes));
+    if !answers.iter().any(|answer| !answer.is_empty() && sha256(answer) == item.sha256) {
+        wrong.push("what is in quarantine is not what the provider answered".to_owned());
+    }
+    let state = if let Seen::Recovered(_) = seen { "recovered" } else { "open" };
+    if item.state != state {
+        wrong.push(format!("the item is {}, must be {state}", item.state));
+    }
+    let supplied = sha256(&supplied());
+    let recovered = world.rows.images.iter().filter(|image| image.sha256 == supplied).count();
+    if recovered != usize::from(matches!(seen, Seen::Recovered(_))) {
+        wrong.push(format!("what the operator supplied is there {recovered} times"));
+    }
+    wrong
 }
 
 /// What differs from the table.
@@ -158,7 +213,8 @@ fn compare(seen: Seen, task: &serde_json::Value, world: &World) -> Result<Vec<St
         Seen::Once | Seen::Rung | Seen::Told => ("succeeded", 1, 1),
         Seen::Again(posts) => ("succeeded", posts, 2),
         Seen::Unknown(posts) => ("failed", posts, 1),
-        Seen::Late => ("failed", 1, 1),
+        Seen::Quarantined(SUCCEEDED) | Seen::Recovered(SUCCEEDED) => ("succeeded", 2, 2),
+        Seen::Late | Seen::Quarantined(_) | Seen::Recovered(_) => ("failed", 1, 1),
         Seen::NotPassed(_) => bail!("nothing to compare"),
     };
     let mut wrong = Vec::new();
@@ -176,6 +232,11 @@ fn compare(seen: Seen, task: &serde_json::Value, world: &World) -> Result<Vec<St
         want("retryable", task["error"]["retryable"].to_string(), "false".to_owned());
         want("billed", task["cost"]["billed"].to_string(), "\"unknown\"".to_owned());
         want("attempt", world.rows.attempts[0].state.clone(), "lost".to_owned());
+    } else if let Seen::Quarantined(end) | Seen::Recovered(end) = seen {
+        let code = task["error"]["code"].as_str().unwrap_or(SUCCEEDED).to_owned();
+        want("code", code, end.to_owned());
+        let images = usize::from(end == SUCCEEDED) + usize::from(matches!(seen, Seen::Recovered(_)));
+        want("images", world.rows.images.len().to_string(), images.to_string());
     } else {
         let last =
             world.rows.attempts.iter().max_by_key(|attempt| attempt.started_at).context("no attempt")?;

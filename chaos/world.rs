@@ -12,16 +12,32 @@ use crate::journal::{self, Note};
 use crate::ledger::{self, Reception};
 use crate::rows::{Db, Rows};
 use crate::sink::Delivery;
+use crate::spool::{self, Spooled};
+
+/// The spool's folder in the blob folder, and that of what could not be turned into an image.
+const SPOOL: &str = "spool";
+const QUARANTINE: &str = "quarantine";
 
 /// The blob folder.
 #[derive(Debug, Clone, Default)]
 pub struct Pictures {
     /// Names of files under `sha256/`, with the hash of what is in them.
     pub files: BTreeMap<String, String>,
+    /// What lies in quarantine, by the id of its row.
+    pub quarantined: BTreeMap<String, Kept>,
     /// Files that should have been temporary.
     pub temporary: Vec<String>,
     /// How many of them are left for later, where gateways may share the folder.
     pub half_written: usize,
+}
+
+/// The bytes of something in quarantine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// SHA-256 of them.
+    pub sha256: String,
+    /// How many they are.
+    pub bytes: usize,
 }
 
 /// A world at rest.
@@ -31,6 +47,8 @@ pub struct World {
     pub journal: Vec<Note>,
     pub rows: Rows,
     pub pictures: Pictures,
+    /// What waits in the gateways' spool.
+    pub spool: Vec<Spooled>,
     /// What arrived at the callers' webhook; `None` where webhooks are not part of the scenario.
     pub deliveries: Option<Vec<Delivery>>,
     /// How many places were searched for canaries, and where one was found.
@@ -60,7 +78,10 @@ impl World {
                 leaks.extend(canary(line).map(|found| format!("a line of the log holds {found}: {line}")));
             }
         }
-        let mut pictures = pictures(&fleet.blobs())?;
+        let mut pictures = pictures(&fleet.blobs(), |name, bytes| {
+            searched += 1;
+            leaks.extend(in_bytes(bytes).map(|found| format!("{name} in quarantine holds {found}")));
+        })?;
         if fleet.replicas() > 1 || fleet.store().starts_with("postgres") {
             // Gateways that may share their folder leave another's half-written files alone for an hour.
             pictures.half_written = std::mem::take(&mut pictures.temporary).len();
@@ -71,6 +92,7 @@ impl World {
             journal,
             rows,
             pictures,
+            spool: spool::look(&fleet.spool())?,
             deliveries: None,
             searched,
             leaks,
@@ -84,8 +106,14 @@ pub fn canary(text: &str) -> Option<&'static str> {
     CANARIES.into_iter().find(|canary| text.contains(canary))
 }
 
-/// Walks the folder, in which gateways may be at work: what goes meanwhile was never there.
-fn pictures(folder: &Path) -> Result<Pictures> {
+/// The canary in some bytes, if there is one.
+fn in_bytes(bytes: &[u8]) -> Option<&'static str> {
+    let within = |canary: &&str| bytes.windows(canary.len()).any(|some| some == canary.as_bytes());
+    CANARIES.into_iter().find(within)
+}
+
+/// Walks the folder, in which gateways may be at work: what goes meanwhile was never there. `kept` sees what lies in quarantine.
+fn pictures(folder: &Path, mut kept: impl FnMut(&str, &[u8])) -> Result<Pictures> {
     let mut found = Pictures::default();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
@@ -96,8 +124,21 @@ fn pictures(folder: &Path) -> Result<Pictures> {
         for entry in entries {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() {
+            let beneath = path.strip_prefix(folder)?.to_owned();
+            if beneath == Path::new(SPOOL) {
+                // Looked into by itself.
+            } else if path.is_dir() {
                 folders.push(path);
+            } else if beneath.starts_with(QUARANTINE) && !name.contains('#') {
+                match std::fs::read(&path) {
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => {}
+                    bytes => {
+                        let bytes = bytes?;
+                        kept(&name, &bytes);
+                        let sha256 = hex::encode(Sha256::digest(&bytes));
+                        found.quarantined.insert(name, Kept { sha256, bytes: bytes.len() });
+                    }
+                }
             } else if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
                 match std::fs::read(&path) {
                     Err(gone) if gone.kind() == ErrorKind::NotFound => {}
@@ -106,7 +147,7 @@ fn pictures(folder: &Path) -> Result<Pictures> {
                     }
                 }
             } else if path.exists() {
-                found.temporary.push(path.strip_prefix(folder)?.display().to_string());
+                found.temporary.push(beneath.display().to_string());
             }
         }
     }

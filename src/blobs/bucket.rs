@@ -47,7 +47,7 @@ impl Bucket {
     }
 
     /// Begins an upload in parts.
-    pub async fn begin(&self, path: &Path, media_type: MediaType) -> object_store::Result<Parts> {
+    pub async fn begin(&self, path: &Path, media_type: Option<MediaType>) -> object_store::Result<Parts> {
         // Never closed, so there always is one in the end.
         let permit = Arc::clone(&self.gate).acquire_owned().await.ok();
         let options = PutMultipartOptions { attributes: typed(media_type), ..PutMultipartOptions::default() };
@@ -116,11 +116,11 @@ impl Bucket {
 
 /// What a put of a picture of this type says beside its bytes.
 pub(super) fn options(media_type: MediaType) -> PutOptions {
-    PutOptions { attributes: typed(media_type), ..PutOptions::default() }
+    PutOptions { attributes: typed(Some(media_type)), ..PutOptions::default() }
 }
 
-fn typed(media_type: MediaType) -> Attributes {
-    [(Attribute::ContentType, media_type.as_str())].into_iter().collect()
+fn typed(media_type: Option<MediaType>) -> Attributes {
+    media_type.map(|media_type| (Attribute::ContentType, media_type.as_str())).into_iter().collect()
 }
 
 /// An upload in parts that was begun.

@@ -5,41 +5,46 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
+use object_store::{ObjectStoreExt, PutPayload};
 
+use super::upload::SMALL;
 use super::{BlobError, Blobs};
 use crate::domain::clock::Millis;
 use crate::domain::id::QuarantineId;
+use crate::domain::secret::token;
 
 /// Where they lie.
 const FOLDER: &str = "quarantine";
-/// A piece as it is written.
-const PIECE: usize = 5 * 1024 * 1024;
 
 impl Blobs {
-    /// Keeps the bytes of an item; how many they are.
+    /// Keeps the bytes of an item; how many they are. A long one comes up under `incoming/`, where a kill's leftovers are
+    /// cleared away, and gets its name at the end.
     pub async fn quarantine<S>(&self, id: QuarantineId, mut body: S) -> Result<u64, BlobError>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Unpin + Send,
     {
         let mut first = Vec::new();
-        while first.len() < PIECE {
-            if let Some(piece) = body.next().await {
-                first.extend_from_slice(&piece.map_err(BlobError::Spool)?);
-            } else {
-                let length = first.len() as u64;
-                self.store.put(&path(id), PutPayload::from(first)).await?;
-                return Ok(length);
+        while first.len() < SMALL {
+            match body.next().await {
+                Some(piece) => first.extend_from_slice(&piece.map_err(BlobError::Spool)?),
+                None => {
+                    let length = first.len() as u64;
+                    self.store.put(&path(id), PutPayload::from(first)).await?;
+                    return Ok(length);
+                }
             }
         }
-        let upload = self.store.put_multipart(&path(id)).await?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
+        let incoming = Path::from(format!("incoming/{}", token()));
+        let mut upload = self.begin(&incoming, None).await?;
         let mut length = 0;
         let mut next = Some(Ok(Bytes::from(first)));
         while let Some(piece) = next {
-            let Ok(piece) = piece else {
-                upload.abort().await?;
-                return Err(BlobError::Spool(std::io::Error::other("the body cannot be read again")));
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    upload.abort().await?;
+                    return Err(BlobError::Spool(error));
+                }
             };
             length += piece.len() as u64;
             upload.wait_for_capacity(1).await?;
@@ -47,6 +52,7 @@ impl Blobs {
             next = body.next().await;
         }
         upload.finish().await?;
+        self.store.rename(&incoming, &path(id)).await?;
         Ok(length)
     }
 

@@ -18,7 +18,7 @@ use crate::net::guarded::FetchError;
 use crate::spool::Spooled;
 
 /// Up to this size a picture is held and written in one piece; beyond it, piece by piece.
-const SMALL: usize = 1024 * 1024;
+pub(super) const SMALL: usize = 1024 * 1024;
 /// A piece, in a folder.
 const PIECE: usize = 256 * 1024;
 
@@ -113,11 +113,7 @@ impl Blobs {
     where
         S: Stream<Item = Result<Bytes, FetchError>> + Unpin,
     {
-        let (upload, piece): (Box<dyn MultipartUpload>, _) = match &self.bucket {
-            Some(bucket) => (Box::new(bucket.begin(incoming, header.media_type).await?), PART),
-            None => (self.store.put_multipart(incoming).await?, PIECE),
-        };
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, piece);
+        let mut upload = self.begin(incoming, Some(header.media_type)).await?;
         let mut seen = Seen::new(header.media_type);
         match seen.write(&mut upload, first, pieces).await {
             Ok(()) if seen.completeness.complete_at().is_some() => {
@@ -129,6 +125,19 @@ impl Blobs {
                 Err(written.err().unwrap_or(BlobError::Truncated))
             }
         }
+    }
+
+    /// Begins to write piece by piece.
+    pub(super) async fn begin(
+        &self,
+        incoming: &Path,
+        media_type: Option<MediaType>,
+    ) -> Result<WriteMultipart, BlobError> {
+        let (upload, piece): (Box<dyn MultipartUpload>, _) = match &self.bucket {
+            Some(bucket) => (Box::new(bucket.begin(incoming, media_type).await?), PART),
+            None => (self.store.put_multipart(incoming).await?, PIECE),
+        };
+        Ok(WriteMultipart::new_with_chunk_size(upload, piece))
     }
 
     /// What is known of a picture that is here.

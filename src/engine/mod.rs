@@ -205,6 +205,7 @@ impl Engine {
         self.inner.tracker.spawn(worker::renew(Arc::clone(&self.inner)));
         self.inner.tracker.spawn(deliver::serve(Arc::clone(&self.inner)));
         self.inner.tracker.spawn(tidy::serve(Arc::clone(&self.inner)));
+        self.inner.tracker.spawn(tidy::read_left(Arc::clone(&self.inner)));
         self.inner.tracker.spawn(space::serve(Arc::clone(&self.inner)));
     }
 

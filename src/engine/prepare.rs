@@ -108,7 +108,10 @@ impl Inner {
             self.starts(&task, false);
             let preparing = tokio::time::timeout(WITHIN, self.prepare(&mut task, planned));
             let ready = preparing.await.unwrap_or_else(|_| {
-                Err(Unfit::passing("", &format!("the input images did not come within {} s", WITHIN.as_secs())))
+                Err(Unfit::passing(
+                    "",
+                    &format!("the input images did not come within {} s", WITHIN.as_secs()),
+                ))
             });
             self.starts(&task, true);
             ready
@@ -237,12 +240,7 @@ impl Inner {
     }
 
     /// The image as a file of ours, fetched if need be.
-    async fn custody(
-        &self,
-        task: &mut Task,
-        pointer: &str,
-        input: &ImageInput,
-    ) -> Result<StoredFile, Unfit> {
+    async fn custody(&self, task: &mut Task, pointer: &str, input: &ImageInput) -> Result<StoredFile, Unfit> {
         let url = input.url.as_deref().unwrap_or_default();
         let fetched = task.state.fetched.get(url).copied();
         if let Some(id) = input.file_id.or(fetched) {
@@ -251,7 +249,10 @@ impl Inner {
             if file.is_none() && fetched.is_some() {
                 // It has had its time meanwhile.
                 task.state.fetched.remove(url);
-                return Err(Unfit::passing(pointer, &"the image that was fetched has gone; fetching it again"));
+                return Err(Unfit::passing(
+                    pointer,
+                    &"the image that was fetched has gone; fetching it again",
+                ));
             }
             return file.ok_or_else(|| {
                 Unfit::new(Code::ValidationFailed, format!("{pointer}/file_id: there is no file {id}"))

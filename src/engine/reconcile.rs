@@ -93,7 +93,8 @@ impl Inner {
                 return;
             }
         };
-        // A job that another attempt has is not ours, whatever the callback says; who cannot be asked is asked again.
+        // A job that another attempt has is not ours, whatever the callback says; who cannot be asked is asked again. One that
+        // our own call's answer named, which another process had and has read since, is.
         let hint = match self.unless_taken(&attempt, hint).await {
             Ok(hint) => hint,
             Err(error) => {
@@ -102,7 +103,7 @@ impl Inner {
             }
         };
         let until = task.state.reconcile_until.unwrap_or(now);
-        let Some((handle, lane)) = hint.zip(self.lane(&attempt.provider)) else {
+        let Some((handle, lane)) = attempt.handle.clone().or(hint).zip(self.lane(&attempt.provider)) else {
             if now < until {
                 self.wait_for_news(task, until).await;
             } else {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use metrics::counter;
 
-use super::{Inner, Work};
 use super::pace::backoff;
 use super::retry::failure;
 use super::submit::LOOK_AGAIN;
+use super::{Inner, Work};
 use crate::chaos::planted;
 use crate::domain::attempt::{Attempt, Billing, Verdict};
 use crate::domain::clock::Millis;

@@ -14,6 +14,8 @@ use crate::store::{Erasure, StoreError};
 
 /// The loop looks this often.
 const EVERY: Duration = Duration::from_mins(1);
+/// Answers that a killed process left in the spool are looked after this often, while there are any.
+const LEFT_EVERY: Duration = Duration::from_secs(2);
 /// How many tasks, files, pictures or entries a batch has.
 const BATCH: usize = 100;
 /// How many batches of a kind follow each other before the loop rests: tidying is never in a hurry.
@@ -60,6 +62,17 @@ pub(super) async fn serve(engine: Arc<Inner>) {
         }
         if let Err(error) = tidied {
             tracing::warn!(%error, "tidying up stopped; trying again in a minute");
+        }
+    }
+}
+
+/// Acts on what killed processes left in the spool, until told to stop.
+pub(super) async fn read_left(engine: Arc<Inner>) {
+    loop {
+        engine.read_what_was_left().await;
+        tokio::select! {
+            () = tokio::time::sleep(LEFT_EVERY) => {}
+            () = engine.stop.cancelled() => return,
         }
     }
 }

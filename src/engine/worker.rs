@@ -80,9 +80,12 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
                 held.get_mut().again = true;
                 return None;
             }
-            Entry::Vacant(free) => {
-                free.insert(Held { version: task.version, work: Work::of(task.phase), starting, again: false })
-            }
+            Entry::Vacant(free) => free.insert(Held {
+                version: task.version,
+                work: Work::of(task.phase),
+                starting,
+                again: false,
+            }),
         };
         let worker = Arc::clone(engine);
         Some(engine.tracker.spawn(async move {
@@ -94,11 +97,8 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
     let mut begun: Vec<_> = work.collect();
     // Apart from the tasks: what comes late keeps nothing waiting.
     let looks = LOOKS.saturating_sub(engine.looks.load(Ordering::Relaxed));
-    let stragglers = if due.stragglers && looks > 0 {
-        engine.store.stragglers(until, looks).await?
-    } else {
-        Vec::new()
-    };
+    let stragglers =
+        if due.stragglers && looks > 0 { engine.store.stragglers(until, looks).await? } else { Vec::new() };
     for straggler in stragglers {
         let looking = Looking::begin(engine);
         begun.push(engine.tracker.spawn(async move { looking.0.look_for(straggler).await }));
@@ -159,7 +159,8 @@ impl Due {
     fn of(owing: &Owing, polls: bool, saves: bool, now: Millis) -> Self {
         let due = |at: Option<Millis>| at.is_some_and(|at| at <= now);
         // What there is no room for is due again when something ends, which is said.
-        let next = [owing.polls.filter(|_| polls), owing.saves.filter(|_| saves), owing.later, owing.stragglers];
+        let next =
+            [owing.polls.filter(|_| polls), owing.saves.filter(|_| saves), owing.later, owing.stragglers];
         Self {
             polls: polls && due(owing.polls),
             saves: saves && due(owing.saves),

@@ -128,6 +128,14 @@ impl SpoolBuffer {
         }
     }
 
+    /// Moves the answer to a paid call to its file, whatever little there is: what is acted on from here is found again after a
+    /// kill.
+    pub async fn flush(&mut self) {
+        if self.answer.is_some() && !self.tail.is_empty() {
+            self.write().await;
+        }
+    }
+
     /// Writes the tail to the file. A refusal leaves it where it is: the next call tries again.
     async fn write(&mut self) {
         let piece = std::mem::take(&mut self.tail);
@@ -161,9 +169,7 @@ impl SpoolBuffer {
 
     /// The body as far as it came. The answer to a paid call is in its file by now, however short it is.
     pub async fn finish(mut self) -> Spooled {
-        if self.answer.is_some() && !self.tail.is_empty() {
-            self.write().await;
-        }
+        self.flush().await;
         let tail = Bytes::from(std::mem::take(&mut self.tail));
         let bytes = tail.len() as u64;
         let held = Arc::new(Held { spool: self.spool.clone(), bytes });
@@ -183,9 +189,11 @@ impl Drop for SpoolBuffer {
             && let Some(answer) = self.answer.take()
         {
             let begun = || begin(self.spool.clone(), self.path.clone(), Some(answer));
-            let written = self.file.take().map_or_else(begun, Ok).and_then(|file| {
-                file.file.write_all_at(&self.tail, file.begins + self.written)
-            });
+            let written = self
+                .file
+                .take()
+                .map_or_else(begun, Ok)
+                .and_then(|file| file.file.write_all_at(&self.tail, file.begins + self.written));
             if let Err(error) = written {
                 tracing::error!(path = %self.path.display(), %error, "what came of an answer cannot be kept");
             }

@@ -33,8 +33,7 @@ impl Store {
     /// How many tasks each lane has at its provider.
     pub async fn in_flight(&self) -> Result<HashMap<String, i64>, StoreError> {
         let now = self.clock.now();
-        let counts: Vec<(String, i64)> =
-            on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(IN_FLIGHT).bind(now.0).fetch_all(c).await)?;
+        let counts: Vec<(String, i64)> = on!(&mut self.db.reader().await?.conn(), c => sqlx::query_as(IN_FLIGHT).bind(now.0).fetch_all(c).await)?;
         Ok(counts.into_iter().collect())
     }
 
@@ -95,7 +94,8 @@ pub(super) async fn pass(conn: &mut Conn<'_>, gate: &Gate, now: Millis) -> Resul
     if let Admission::Closed(until) = admission {
         return Err(StoreError::Closed(until));
     }
-    let at_work: i64 = on!(conn, c => sqlx::query_scalar(AT_WORK).bind(&gate.lane).bind(now.0).fetch_one(c).await)?;
+    let at_work: i64 =
+        on!(conn, c => sqlx::query_scalar(AT_WORK).bind(&gate.lane).bind(now.0).fetch_one(c).await)?;
     if at_work >= i64::from(state.limit(gate.configured, now)) {
         return Err(StoreError::Closed(now));
     }

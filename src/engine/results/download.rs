@@ -68,7 +68,8 @@ impl Inner {
         let _turn = match self.hosts.turn(&host_port, self.clock.now()).await {
             Ok(turn) => turn,
             Err(later) => {
-                let error = FetchError::Broken("its host has its share of the downloads, or hangs".to_owned());
+                let error =
+                    FetchError::Broken("its host has its share of the downloads, or hangs".to_owned());
                 return Err(NotHere { later: Some(later), ..error.into() });
             }
         };

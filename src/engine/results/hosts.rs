@@ -137,7 +137,9 @@ impl Hosts {
             })
             .filter(|one| one.under_way > 0 || one.rests_until.is_some())
             .collect();
-        views.sort_by(|a, b| (b.rests_until, b.under_way, &a.host).cmp(&(a.rests_until, a.under_way, &b.host)));
+        views.sort_by(|a, b| {
+            (b.rests_until, b.under_way, &a.host).cmp(&(a.rests_until, a.under_way, &b.host))
+        });
         views
     }
 

@@ -8,7 +8,7 @@ mod recover;
 mod scrub;
 
 pub(super) use download::NotHere;
-pub(super) use hosts::Hosts;
 pub use hosts::HostView;
+pub(super) use hosts::Hosts;
 pub(super) use quarantine::reason;
 pub use recover::{Recovered, Supplied};

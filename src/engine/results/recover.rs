@@ -135,13 +135,13 @@ impl Inner {
     pub(in crate::engine) async fn read_what_was_left(&self) {
         for name in self.spool.names_left() {
             if let Err(error) = self.read_left(&name).await {
-                tracing::warn!(name, %error, "an answer in the spool could not be acted on; trying again in a minute");
+                tracing::warn!(name, %error, "an answer in the spool could not be acted on; trying again");
             }
         }
     }
 
     async fn read_left(&self, name: &str) -> Result<(), StoreError> {
-        let attempt = match name.parse() {
+        let mut attempt = match name.parse() {
             Ok(id) => self.store.attempt(id).await?,
             Err(_) => None,
         };
@@ -149,13 +149,18 @@ impl Inner {
             Some(attempt) => self.store.task(attempt.task).await?,
             None => None,
         };
+        // Once more: what the task's row tells of its attempt may have been written in between.
+        if let Some(id) = attempt.as_ref().map(|attempt| attempt.id) {
+            attempt = self.store.attempt(id).await?;
+        }
         let Some((attempt, task)) = attempt.zip(task) else {
             // Its row is gone, and whoever it was for with it.
             self.spool.left(name).inspect(|evidence| evidence.body.acted_on());
             return Ok(());
         };
-        if task.phase == Phase::Submitting && task.state.attempt == Some(attempt.id) {
-            // Whoever takes the task up reads it.
+        let in_hand = task.state.attempt == Some(attempt.id);
+        if in_hand && matches!(task.phase, Phase::Submitting | Phase::Storing) {
+            // Whoever takes the task up reads it, or brings what its first links lead to; the rest comes after that.
             return Ok(());
         }
         let Some(evidence) = self.spool.left(name) else { return Ok(()) };
@@ -170,23 +175,33 @@ impl Inner {
         {
             return Ok(());
         }
+        let known = if in_hand { self.known_of(&task, &attempt).await? } else { 0 };
         match answered.outcome {
-            // What it says is known.
-            _ if attempt.state.told() => {}
-            Ok(Progress::Done(done)) => {
+            // A stream's first images may be all that was committed of it.
+            Ok(Progress::Done(done)) if !attempt.state.told() || done.images.len() > known => {
                 let (made_verdict, handle) =
                     (Some(done.verdict.clone()), done.handle.clone().or(attempt.handle.clone()));
                 let mut held = Vec::new();
                 let Ok(made) = self.outputs_of(done, &mut held).await else { return Ok(()) };
                 self.leave_behind(Attempt { handle, made_verdict, ..attempt }, made).await;
             }
-            Ok(Progress::Pending(pending)) if attempt.handle.is_none() => {
+            Ok(Progress::Pending(pending)) if attempt.handle.is_none() && !attempt.state.told() => {
                 self.leave_behind(Attempt { handle: Some(pending.handle), ..attempt }, Vec::new()).await;
+                // Whoever looks for the call knows its job now.
+                if task.phase == Phase::Reconciling {
+                    self.store.wake(task.id).await?;
+                }
             }
             _ => {}
         }
         evidence.body.acted_on();
         Ok(())
+    }
+
+    /// How many images the attempt in hand has given so far, whatever became of them.
+    async fn known_of(&self, task: &Task, attempt: &Attempt) -> Result<usize, StoreError> {
+        let stored = self.store.images(task.id).await?.iter().filter(|image| !image.late).count();
+        Ok((stored + attempt.made.len()).max(task.state.outputs.len()))
     }
 
     /// The images, and what is known of their billing. Those that are here are held.
@@ -202,10 +217,11 @@ impl Inner {
         let billed = |how: &str| {
             let evidence = format!("recovered from quarantine {how}");
             if by_the_hour {
-                Verdict::new(Billing::No, format!("{evidence}; the server is paid by the hour"))
-            } else {
-                Verdict::new(Billing::Yes, evidence)
+                return Verdict::new(Billing::No, format!("{evidence}; the server is paid by the hour"));
             }
+            // The image says that it was charged; how much, where that is known, it does not change.
+            let charged = attempt.charged.filter(|_| attempt.billed == Billing::Yes);
+            Verdict { charged, ..Verdict::new(Billing::Yes, evidence) }
         };
         let (saved, verdict) = match supplied {
             Supplied::Link(link) => {

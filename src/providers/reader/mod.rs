@@ -84,7 +84,7 @@ where
                 for piece in bytes.chunks(PIECE) {
                     cut = reading.take(piece, &mut evidence).await;
                     spoke_at = if reading.parts.is_empty() { spoke_at } else { Instant::now() };
-                    reading.hand_over(interpreter, signals).await;
+                    reading.hand_over(interpreter, signals, &mut evidence).await;
                     if cut.is_some() || reading.done() {
                         break;
                     }
@@ -98,7 +98,7 @@ where
         }
     }
     reading.end(cut.is_some()).await;
-    reading.hand_over(interpreter, signals).await;
+    reading.hand_over(interpreter, signals, &mut evidence).await;
     let answer = reading.answer(&head, cut);
     let evidence = Evidence { head, body: evidence.finish().await, whole: answer.whole };
     (answer, evidence)
@@ -213,13 +213,21 @@ impl Reading {
         self.images.settle().await;
     }
 
-    async fn hand_over(&mut self, interpreter: &mut dyn Interpreter, signals: Option<&mpsc::Sender<Signal>>) {
+    async fn hand_over(
+        &mut self,
+        interpreter: &mut dyn Interpreter,
+        signals: Option<&mpsc::Sender<Signal>>,
+        evidence: &mut SpoolBuffer,
+    ) {
         for part in std::mem::take(&mut self.parts) {
             if part.json.is_some() {
                 self.last.clone_from(&part.json);
             }
             for signal in interpreter.part(part, &self.images) {
                 if let Some(signals) = signals {
+                    if matches!(signal, Signal::Image(_)) {
+                        evidence.flush().await;
+                    }
                     // Nobody listening is no reason to stop reading a paid answer.
                     _ = signals.send(signal).await;
                 }
