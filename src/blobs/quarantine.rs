@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 
 use super::upload::SMALL;
 use super::{BlobError, Blobs};
@@ -36,21 +36,13 @@ impl Blobs {
         }
         let incoming = Path::from(format!("incoming/{}", token()));
         let mut upload = self.begin(&incoming, None).await?;
-        let mut length = 0;
-        let mut next = Some(Ok(Bytes::from(first)));
-        while let Some(piece) = next {
-            let piece = match piece {
-                Ok(piece) => piece,
-                Err(error) => {
-                    upload.abort().await?;
-                    return Err(BlobError::Spool(error));
-                }
-            };
-            length += piece.len() as u64;
-            upload.wait_for_capacity(1).await?;
-            upload.put(piece);
-            next = body.next().await;
-        }
+        let length = match write(&mut upload, first, body).await {
+            Ok(length) => length,
+            Err(error) => {
+                upload.abort().await?;
+                return Err(error);
+            }
+        };
         upload.finish().await?;
         self.store.rename(&incoming, &path(id)).await?;
         Ok(length)
@@ -91,6 +83,22 @@ impl Blobs {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Writes the whole body; how long it was.
+async fn write<S>(upload: &mut WriteMultipart, first: Vec<u8>, mut body: S) -> Result<u64, BlobError>
+where
+    S: Stream<Item = std::io::Result<Bytes>> + Unpin + Send,
+{
+    let mut length = 0;
+    let mut next = Some(Bytes::from(first));
+    while let Some(piece) = next {
+        length += piece.len() as u64;
+        upload.wait_for_capacity(1).await?;
+        upload.put(piece);
+        next = body.next().await.transpose().map_err(BlobError::Spool)?;
+    }
+    Ok(length)
 }
 
 fn path(id: QuarantineId) -> Path {

@@ -180,6 +180,16 @@ impl Attempt {
         self.look_at = Some(look_at);
     }
 
+    /// What is known of its billing.
+    pub fn verdict(&self) -> Verdict {
+        Verdict {
+            billed: self.billed,
+            charged: self.charged.filter(|_| self.billed == Billing::Yes),
+            units: self.units.clone(),
+            evidence: self.evidence.clone(),
+        }
+    }
+
     /// Leaves links with the attempt that have given nothing so far, in place of those it had. What is here stays.
     pub fn await_links(&mut self, links: Vec<Output>) {
         self.made.retain(|output| matches!(output.source, Source::Blob(_)));

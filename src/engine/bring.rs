@@ -41,13 +41,11 @@ impl Inner {
         }
         let mut here: Vec<Option<Saved>> = Vec::new();
         let (mut not_here, mut not_asked): (Option<NotHere>, Option<Duration>) = (None, None);
-        for at in 0..task.state.outputs.len() {
-            let fetched = match (&task.state.outputs[at].source, &attempt) {
-                (Source::Blob(sha256), _) => self.blobs.describe(sha256).await.map_err(NotHere::from),
-                (Source::Url(url), Some(attempt)) => self.download(url, attempt).await,
-                (Source::Url(_), None) => Err(BlobError::Truncated.into()),
-            };
-            match fetched {
+        let waited = now.since(task.state.since.unwrap_or(now));
+        let rest = WAIT_FOR_OTHERS.saturating_sub(waited);
+        let brought = self.bring_here(&task.state.outputs, attempt.as_ref(), rest).await;
+        for (at, brought) in brought.into_iter().enumerate() {
+            match brought {
                 Ok(saved) => {
                     task.state.outputs[at].source = Source::Blob(saved.sha256.clone());
                     here.push(Some(saved));
@@ -79,7 +77,7 @@ impl Inner {
                 }
             };
         };
-        let waited = now.since(task.state.since.unwrap_or(now));
+        let waited = self.clock.now().since(task.state.since.unwrap_or(now));
         // Fresh links may help where these cannot.
         let hopeless = hopeless(&not_here.error) && task.state.tries > 0 && not_asked.is_none();
         if waited >= ASSET_WINDOW || hopeless {
@@ -110,7 +108,9 @@ impl Inner {
         let cut = matches!(&not_here.error, BlobError::Truncated | BlobError::Fetch(FetchError::Broken(_)));
         let Some(evidence) = not_here.evidence.as_ref().filter(|_| !cut) else { return };
         let Ok(head) = evidence.body.head(512).await else { return };
-        if head.len() >= NO_IMAGE && std::str::from_utf8(&head).is_err() {
+        // The first bytes may end inside a character.
+        let text = std::str::from_utf8(&head).map_or_else(|not| not.error_len().is_none(), |_| true);
+        if head.len() >= NO_IMAGE && !text {
             let reason = not_here.error.to_string();
             self.quarantine(task, attempt, QuarantineKind::Download, &reason, Some(evidence)).await;
         }

@@ -89,6 +89,8 @@ impl Inner {
             }
             Ok(Progress::Failed(error)) if task.state.stopping.is_some() => {
                 attempt.failure = Some(failure(&error));
+                // It may have done its work all the same, and say so later.
+                attempt.look_at = Some(now + LOOK_AFTER);
                 attempt.close(AttemptState::Failed, error.verdict, now);
                 self.note(&attempt.provider, &attempt.provider_model, Outcome::Neutral).await;
                 self.save(task, Step::new(Event::Cancel, now).closing(attempt).certain()).await;
@@ -261,8 +263,14 @@ impl Inner {
             return false;
         }
         let all = outputs.len() == count;
+        let of_job = attempt.handle.is_some().then(|| attempt.clone());
         let saved = self.save(task, Step::leased(Event::Produce(outputs)).closing(attempt)).await;
         drop(held);
+        if let Some(attempt) = of_job.filter(|_| saved.is_none()) {
+            // What came for a job that is another attempt's was not taken.
+            let hint = attempt.handle.clone();
+            return all && matches!(self.unless_taken(&attempt, hint).await, Ok(Some(_)));
+        }
         if let Some(task) = saved {
             crash("links.committed");
             trace::span("task.save").around(self.bring(task)).await;

@@ -35,8 +35,7 @@ mod tally;
 mod tidy;
 mod worker;
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,7 +56,7 @@ use crate::blobs::Blobs;
 use crate::blobs::space::Space;
 use crate::domain::audit;
 use crate::domain::clock::Clock;
-use crate::domain::id::TaskId;
+use crate::domain::id::{AttemptId, TaskId};
 use crate::domain::link::Links;
 use crate::domain::retention::Keeping;
 use crate::domain::task::{Phase, Task};
@@ -143,7 +142,7 @@ struct Inner {
     mail: deliver::Mail,
     hosts: Arc<results::Hosts>,
     /// Late results that are being looked for.
-    looks: AtomicUsize,
+    looking: Mutex<HashSet<AttemptId>>,
     guests: prepare::Guests,
     held: Mutex<HashMap<TaskId, Held>>,
     tracker: TaskTracker,
@@ -189,7 +188,7 @@ impl Engine {
             crowd: crowd::Crowd::default(),
             mail: deliver::Mail::default(),
             hosts: results::Hosts::new(parts.settings.downloads),
-            looks: AtomicUsize::new(0),
+            looking: Mutex::default(),
             guests: prepare::Guests::default(),
             held: Mutex::default(),
             tracker: TaskTracker::new(),
@@ -301,6 +300,10 @@ impl Engine {
 impl Inner {
     fn held(&self) -> MutexGuard<'_, HashMap<TaskId, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looking(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many tasks of each lane have been claimed and not yet been sent.

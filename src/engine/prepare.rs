@@ -137,6 +137,7 @@ impl Inner {
     async fn prepare(&self, task: &mut Task, planned: &Planned) -> Result<Inputs, Unfit> {
         let (request, offer) = (&planned.request, &planned.offer);
         let mut inputs = Inputs::default();
+        let own = &mut inputs.digests;
         let mask_carriers = offer.carriers(ParamName::Mask);
         for (at, image) in request.images.iter().enumerate() {
             let pointer = format!("/images/{at}");
@@ -144,13 +145,15 @@ impl Inner {
             let paint = request.mask.as_ref().filter(|_| at == 0 && mask_carriers == [Carrier::Painted]);
             inputs.images.push(match paint {
                 Some(mask) => {
-                    let (image, mask) =
-                        (self.bytes(task, &pointer, image).await?, self.bytes(task, "/mask", mask).await?);
+                    let (image, mask) = (
+                        self.bytes(task, own, &pointer, image).await?,
+                        self.bytes(task, own, "/mask", mask).await?,
+                    );
                     let painted = pixels::paint(image, mask).await.map_err(mask_fault)?;
                     let held = self.take_in(task, painted).await?;
-                    self.hand_over(held, carriers).await?
+                    self.hand_over(held, own, carriers).await?
                 }
-                None => self.carry(task, &pointer, image, carriers).await?,
+                None => self.carry(task, own, &pointer, image, carriers).await?,
             });
         }
         if let Some(mask) = &request.mask
@@ -160,24 +163,30 @@ impl Inner {
                 Some(Input::Bytes { bytes, .. }) => bytes.clone(),
                 _ => return Err(Unfit::new(Code::Unservable, "a mask needs an image")),
             };
-            let mask = self.bytes(task, "/mask", mask).await?;
+            let mask = self.bytes(task, own, "/mask", mask).await?;
             let bytes = pixels::cut_out(mask, like).await.map_err(mask_fault)?;
             inputs.mask = Some(Input::Bytes { media_type: crate::domain::image::MediaType::Png, bytes });
         }
         for (at, lora) in request.loras.iter().enumerate() {
             inputs.loras.push(match &lora.image {
                 Some(image) => Some(
-                    self.carry(task, &format!("/loras/{at}/image"), image, offer.carriers(ParamName::Loras))
-                        .await?,
+                    self.carry(
+                        task,
+                        own,
+                        &format!("/loras/{at}/image"),
+                        image,
+                        offer.carriers(ParamName::Loras),
+                    )
+                    .await?,
                 ),
                 None => None,
             });
         }
         for (at, control) in request.controls.iter().enumerate() {
             let pointer = format!("/controls/{at}/image");
-            inputs
-                .controls
-                .push(self.carry(task, &pointer, &control.image, offer.carriers(ParamName::Controls)).await?);
+            inputs.controls.push(
+                self.carry(task, own, &pointer, &control.image, offer.carriers(ParamName::Controls)).await?,
+            );
         }
         Ok(inputs)
     }
@@ -200,6 +209,7 @@ impl Inner {
     async fn carry(
         &self,
         task: &mut Task,
+        own: &mut Vec<String>,
         pointer: &str,
         input: &ImageInput,
         carriers: &[Carrier],
@@ -212,11 +222,17 @@ impl Inner {
             }
         }
         let held = self.custody(task, pointer, input).await?;
-        self.hand_over(held, carriers).await
+        self.hand_over(held, own, carriers).await
     }
 
     /// An image that lies here, the way the route prefers among those that are possible.
-    async fn hand_over(&self, file: StoredFile, carriers: &[Carrier]) -> Result<Input, Unfit> {
+    async fn hand_over(
+        &self,
+        file: StoredFile,
+        own: &mut Vec<String>,
+        carriers: &[Carrier],
+    ) -> Result<Input, Unfit> {
+        own.push(file.sha256.clone());
         for carrier in carriers {
             match carrier {
                 Carrier::Url if self.catalog().reachable => {
@@ -234,8 +250,15 @@ impl Inner {
         Err(Unfit::new(Code::Unservable, detail))
     }
 
-    async fn bytes(&self, task: &mut Task, pointer: &str, input: &ImageInput) -> Result<Bytes, Unfit> {
+    async fn bytes(
+        &self,
+        task: &mut Task,
+        own: &mut Vec<String>,
+        pointer: &str,
+        input: &ImageInput,
+    ) -> Result<Bytes, Unfit> {
         let held = self.custody(task, pointer, input).await?;
+        own.push(held.sha256.clone());
         self.blobs.read(&held.sha256).await.map_err(|e| Unfit::passing(pointer, &e))
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::lane::{PATIENCE, outcome};
+use super::pace::backoff;
 use super::save::Step;
 use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::clock::Millis;
@@ -33,7 +34,7 @@ impl Inner {
         attempt.close(state, error.verdict.clone(), now);
         // A provider that named a job by its callback has not refused it, whatever its answer says.
         let refused = matches!(state, AttemptState::Rejected | AttemptState::NotSent);
-        if refused && matches!(self.store.hint(attempt.id).await, Ok(Some(_))) {
+        if refused && self.rung(&attempt).await {
             let verdict = Verdict::new(Billing::Unknown, "refused, but a callback names a job");
             return self.unclear(task, attempt, &ProviderError { verdict, ..error }).await;
         }
@@ -56,6 +57,22 @@ impl Inner {
             None => Event::Fail(failure(&error)),
         };
         self.save(task, Step::new(event, next.unwrap_or(now)).closing(attempt).certain()).await;
+    }
+
+    /// Whether a callback has named a job for an attempt. The store is asked until it answers: another call depends on it.
+    async fn rung(&self, attempt: &Attempt) -> bool {
+        let mut tries = 0;
+        loop {
+            match self.store.hint(attempt.id).await {
+                Ok(hint) => return hint.is_some(),
+                Err(error) => {
+                    tries += 1;
+                    tracing::error!(attempt.id = %attempt.id, %error, tries, "cannot read what a callback said; trying again");
+                    tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5)))
+                        .await;
+                }
+            }
+        }
     }
 
     /// When the task may be sent again, and by which route; `None` when it may not.

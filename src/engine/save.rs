@@ -223,8 +223,9 @@ impl Inner {
         if mine && (step.is_knowledge() || (step.certain && !now.state.booked)) {
             return Some(now);
         }
-        if let Some(attempt) = step.attempt.clone().filter(|_| step.is_knowledge()) {
+        if let Some(mut attempt) = step.attempt.clone().filter(|_| step.is_knowledge()) {
             let made = if let Event::Produce(outputs) = &step.event { outputs.clone() } else { Vec::new() };
+            attempt.made_verdict = (!made.is_empty()).then(|| attempt.verdict());
             self.leave_behind(attempt, made).await;
         }
         tracing::warn!(task.id = %task.id, event = step.event.name(), "another worker has taken the task over");

@@ -156,7 +156,7 @@ impl Inner {
     pub(super) async fn answered(&self, lane: &Lane, task: Box<Task>, attempt: Attempt, answered: Answered) {
         let (about, reason) = ((task.clone(), attempt.clone()), reason(&answered));
         let all = self.act_on(lane, task, attempt, answered.outcome).await;
-        let reason = reason.or_else(|| (!all).then(|| "images inside it could not be read".to_owned()));
+        let reason = reason.or_else(|| (!all).then(|| "its images could not be taken".to_owned()));
         let Some(evidence) = answered.evidence else { return };
         let kept = match reason {
             Some(reason) => {

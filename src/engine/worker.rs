@@ -3,7 +3,6 @@
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use super::{Held, Inner, Work, drive};
 use crate::chaos::crash;
 use crate::domain::clock::Millis;
-use crate::domain::id::TaskId;
+use crate::domain::id::{AttemptId, TaskId};
 use crate::domain::task::Phase;
 use crate::store::{Claim, Owing, StoreError};
 
@@ -62,7 +61,8 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
     let until = engine.clock.now() + engine.settings.lease;
     let (polls, saves) = (engine.room(Work::Poll), engine.room(Work::Save));
     let owing = engine.store.owing().await?;
-    let due = Due::of(&owing, polls > 0, saves > 0, engine.clock.now());
+    let looks = LOOKS.saturating_sub(engine.looking().len());
+    let due = Due::of(&owing, (polls > 0, saves > 0, looks > 0), engine.clock.now());
     let lanes = engine.open_lanes(owing.queued).await?;
     let mut tasks = Vec::new();
     if due.polls || due.saves || !lanes.is_empty() {
@@ -96,29 +96,31 @@ pub(super) async fn round(engine: &Arc<Inner>) -> Result<Round, StoreError> {
     });
     let mut begun: Vec<_> = work.collect();
     // Apart from the tasks: what comes late keeps nothing waiting.
-    let looks = LOOKS.saturating_sub(engine.looks.load(Ordering::Relaxed));
-    let stragglers =
-        if due.stragglers && looks > 0 { engine.store.stragglers(until, looks).await? } else { Vec::new() };
+    let stragglers = if due.stragglers { engine.store.stragglers(until, looks).await? } else { Vec::new() };
     for straggler in stragglers {
-        let looking = Looking::begin(engine);
-        begun.push(engine.tracker.spawn(async move { looking.0.look_for(straggler).await }));
+        // One that is still looked at, for longer than its lease, goes on.
+        let Some(looking) = Looking::begin(engine, straggler.attempt.id) else { continue };
+        begun.push(engine.tracker.spawn(async move { looking.engine.look_for(straggler).await }));
     }
     Ok(Round { begun, next: due.next })
 }
 
 /// A look for a late result that is under way.
-struct Looking(Arc<Inner>);
+struct Looking {
+    engine: Arc<Inner>,
+    id: AttemptId,
+}
 
 impl Looking {
-    fn begin(engine: &Arc<Inner>) -> Self {
-        engine.looks.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(engine))
+    fn begin(engine: &Arc<Inner>, id: AttemptId) -> Option<Self> {
+        engine.looking().insert(id).then(|| Self { engine: Arc::clone(engine), id })
     }
 }
 
 impl Drop for Looking {
     fn drop(&mut self) {
-        self.0.looks.fetch_sub(1, Ordering::Relaxed);
+        self.engine.looking().remove(&self.id);
+        self.engine.store.changes().work_due();
     }
 }
 
@@ -156,15 +158,19 @@ struct Due {
 }
 
 impl Due {
-    fn of(owing: &Owing, polls: bool, saves: bool, now: Millis) -> Self {
+    fn of(owing: &Owing, (polls, saves, looks): (bool, bool, bool), now: Millis) -> Self {
         let due = |at: Option<Millis>| at.is_some_and(|at| at <= now);
         // What there is no room for is due again when something ends, which is said.
-        let next =
-            [owing.polls.filter(|_| polls), owing.saves.filter(|_| saves), owing.later, owing.stragglers];
+        let next = [
+            owing.polls.filter(|_| polls),
+            owing.saves.filter(|_| saves),
+            owing.later,
+            owing.stragglers.filter(|_| looks),
+        ];
         Self {
             polls: polls && due(owing.polls),
             saves: saves && due(owing.saves),
-            stragglers: due(owing.stragglers),
+            stragglers: looks && due(owing.stragglers),
             next: next.into_iter().flatten().min(),
         }
     }

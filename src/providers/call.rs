@@ -41,6 +41,8 @@ const WHOLE_POLL: Duration = Duration::from_mins(3);
 const LINES: usize = 100_000;
 /// How much of a provider's message is kept.
 const MAX_WORDS: usize = 500;
+/// The same of an error code.
+const MAX_CODE_CHARS: usize = 100;
 /// One configured account.
 #[derive(Clone)]
 pub struct Account {
@@ -248,6 +250,7 @@ impl Account {
         let judged = self.rows.judge(on, answer, code.as_deref(), message);
         let (kind, billed) = (judged.is, judged.billed);
         let message = self.redact(message);
+        let code = code.map(|code| self.redact(&code).chars().take(MAX_CODE_CHARS).collect::<String>());
         if kind == Kind::Garbled {
             self.strange.note(&self.id, answer.status, code.as_deref());
         }

@@ -217,7 +217,8 @@ impl<'a> Gathered<'a> {
     pub fn images(&self) -> Vec<GeneratedImage> {
         let mut images = self.found.images.clone();
         if images.is_empty() {
-            for address in links::addresses(&links::without_code(&self.content), self.own) {
+            let addresses = links::addresses(&links::without_code(&self.content), self.own);
+            for address in addresses {
                 match self.inline.get(address.trim_matches(|c| MARK.contains(c))) {
                     Some(image) if !self.own.has_bytes(&image.sha256) => {
                         images.push(ImageSource::Inline(Arc::clone(image)));

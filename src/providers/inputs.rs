@@ -20,6 +20,8 @@ pub struct Inputs {
     pub loras: Vec<Option<Input>>,
     /// `controls[].image`, one for each control.
     pub controls: Vec<Input>,
+    /// SHA-256 in hex of those that lie here, and of what they were made of: an address of ours may come back as another's.
+    pub digests: Vec<String>,
 }
 
 /// One input image.
@@ -60,6 +62,7 @@ impl Inputs {
                 .iter()
                 .map(|control| sketch(&control.image, ParamName::Controls))
                 .collect(),
+            digests: Vec::new(),
         }
     }
 }

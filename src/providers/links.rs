@@ -6,6 +6,7 @@ use url::Url;
 use super::ImageSource;
 use super::own::Own;
 use super::reader::{Images, MARK};
+use super::results::{MAX_IMAGES, MAX_LINK};
 
 /// Hosts whose links are previews or progress, never the result, with all hosts below them…
 const DECOY_HOSTS: [&str; 2] = ["asyncdata.net", "videos.openai.com"];
@@ -66,7 +67,7 @@ pub fn addresses(text: &str, own: &Own) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for url in chosen {
         let url = url.replace("/cdn/download/", "/cdn/");
-        if !found.contains(&url) {
+        if found.len() < MAX_IMAGES && url.len() <= MAX_LINK && !found.contains(&url) {
             found.push(url);
         }
     }

@@ -1,5 +1,7 @@
 //! What is ours: an answer that shows it echoes our request, and an echo is never a result.
 
+use percent_encoding::percent_decode_str;
+
 use super::Input;
 use super::Inputs;
 use crate::domain::request::GenerateRequest;
@@ -8,7 +10,7 @@ use crate::domain::secret::sha256_hex;
 /// What an upstream was sent, as far as an answer can show it again.
 #[derive(Debug, Clone, Default)]
 pub struct Own {
-    /// Texts of ours: a link that stands in one is an echo.
+    /// Texts of ours, spelled as [`loosely`]: a link that stands in one is an echo.
     texts: Vec<String>,
     /// Addresses of inputs.
     addresses: Vec<String>,
@@ -24,7 +26,7 @@ impl Own {
         let loras = request.loras.iter().filter_map(|lora| lora.image.as_ref());
         let inputs = request.images.iter().chain(&request.mask).chain(controls).chain(loras);
         Self {
-            texts: texts.into_iter().flatten().cloned().collect(),
+            texts: texts.into_iter().flatten().map(|text| loosely(text)).collect(),
             addresses: inputs.filter_map(|input| input.url.clone()).collect(),
             digests: Vec::new(),
         }
@@ -44,8 +46,12 @@ impl Own {
 
     /// Whether an address is one of our inputs, or stands in a text of ours.
     pub fn has_link(&self, address: &str) -> bool {
+        if self.texts.is_empty() && self.addresses.is_empty() {
+            return false;
+        }
         let plain = plain(address);
-        self.texts.iter().any(|text| text.contains(address) || text.replace("&amp;", "&").contains(&plain))
+        let (as_told, as_parsed) = (loosely(address.trim()), loosely(&plain));
+        self.texts.iter().any(|text| text.contains(&as_told) || text.contains(&as_parsed))
             || self.addresses.iter().any(|own| self::plain(own) == plain)
     }
 
@@ -61,11 +67,30 @@ const DIGEST: &str = "sha256:";
 pub fn sent(inputs: &Inputs) -> Vec<String> {
     let loras = inputs.loras.iter().flatten();
     let all = inputs.images.iter().chain(&inputs.mask).chain(loras).chain(&inputs.controls);
-    all.map(|input| match input {
+    let all = all.map(|input| match input {
         Input::Url(url) => url.clone(),
         Input::Bytes { bytes, .. } => format!("{DIGEST}{}", sha256_hex(bytes)),
-    })
-    .collect()
+    });
+    let lying_here = inputs.digests.iter().map(|digest| format!("{DIGEST}{digest}"));
+    let mut sent: Vec<String> = all.chain(lying_here).collect();
+    sent.sort();
+    sent.dedup();
+    sent
+}
+
+/// A text without what an echo of a link in it may change: case, and how its characters are written.
+fn loosely(text: &str) -> String {
+    percent_decode_str(&text.replace("&amp;", "&")).decode_utf8_lossy().to_lowercase()
+}
+
+/// Whether one text is the other, or its beginning, but for white space, punctuation and case: an echo may be tidied or cut,
+/// and an image of ours must not be lost to that.
+pub(super) fn same_words(echo: &str, ours: &str) -> bool {
+    let bare = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let (echo, ours) = (bare(echo), bare(ours));
+    if echo.is_empty() { ours.is_empty() } else { ours.starts_with(&echo) }
 }
 
 /// An address without what an echo may change: its spelling, and what no server sees.

@@ -10,6 +10,10 @@ use super::links::{self, ends_as_image};
 use super::own::Own;
 use super::reader::{Images, InlineImage, MARK};
 
+/// More images than this are in no answer.
+pub(super) const MAX_IMAGES: usize = 64;
+/// A longer link, in bytes, is none that a server takes.
+pub(super) const MAX_LINK: usize = 16 * 1024;
 /// JSON in a string in JSON is read this deep.
 const MAX_NESTED: usize = 2;
 
@@ -179,13 +183,25 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds what was found elsewhere, unless all of it is known.
+    /// Adds what was found elsewhere and is not known: told again, perhaps with links signed anew, images are the same.
     pub fn merge(&mut self, other: Self) {
-        if other.images.iter().any(|image| !self.images.contains(image)) {
-            self.images.extend(other.images);
+        let known = self.images.len();
+        for image in other.images {
+            if !self.images[..known].iter().any(|one| same_image(one, &image)) {
+                self.add(image);
+            }
         }
         self.drafts.extend(other.drafts);
+        self.drafts.truncate(MAX_IMAGES);
         self.doubtful |= other.doubtful;
+    }
+
+    fn add(&mut self, image: ImageSource) {
+        if self.images.len() < MAX_IMAGES {
+            self.images.push(image);
+        } else {
+            self.doubtful = true;
+        }
     }
 }
 
@@ -304,10 +320,14 @@ impl Finder<'_> {
                 group.inline.extend(taken);
             } else if is_link(words) {
                 let link = bare(words);
-                if self.own.has_link(&link) || links::decoy(&link) {
+                let links = if listed { &mut group.listed } else { &mut group.single };
+                if link.len() > MAX_LINK
+                    || links.len() >= MAX_IMAGES
+                    || self.own.has_link(&link)
+                    || links::decoy(&link)
+                {
                     self.found.doubtful = true;
                 } else {
-                    let links = if listed { &mut group.listed } else { &mut group.single };
                     if links.contains(&link) {
                         continue;
                     }
@@ -326,14 +346,70 @@ impl Finder<'_> {
     fn add(&mut self, group: Group) {
         let links =
             if group.listed.is_empty() { group.single.into_iter().take(1).collect() } else { group.listed };
-        if !group.inline.is_empty() && group.inline.len() >= links.len() {
-            self.found.images.extend(group.inline.into_iter().map(ImageSource::Inline));
+        let images: Vec<ImageSource> = if !group.inline.is_empty() && group.inline.len() >= links.len() {
+            group.inline.into_iter().map(ImageSource::Inline).collect()
         } else if !links.is_empty() {
-            self.found.images.extend(links.into_iter().map(ImageSource::Url));
+            links.into_iter().map(ImageSource::Url).collect()
         } else {
-            self.found.images.extend(group.texts);
-        }
+            group.texts
+        };
+        images.into_iter().for_each(|image| self.found.add(image));
     }
+}
+
+/// Whether two are the same image: equal, or links that differ in how they are signed alone.
+fn same_image(one: &ImageSource, other: &ImageSource) -> bool {
+    match (one, other) {
+        (ImageSource::Url(one), ImageSource::Url(other)) => one == other || unsigned(one) == unsigned(other),
+        (one, other) => one == other,
+    }
+}
+
+/// A link without its signature.
+fn unsigned(link: &str) -> Option<String> {
+    let mut url = url::Url::parse(link).ok()?;
+    let kept: Vec<(String, String)> = url
+        .query_pairs()
+        .filter(|(name, _)| !is_signature(&plain(name)))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    url.set_fragment(None);
+    url.set_query(None);
+    url.query_pairs_mut().extend_pairs(kept);
+    Some(url.into())
+}
+
+/// Whether a query's parameter of this name says who may fetch it and for how long, in the ways of the large object stores.
+fn is_signature(name: &str) -> bool {
+    const NAMES: [&str; 21] = [
+        "awsaccesskeyid",
+        "expires",
+        "expiry",
+        "exp",
+        "googleaccessid",
+        "hash",
+        "keypairid",
+        "ossaccesskeyid",
+        "policy",
+        "se",
+        "securitytoken",
+        "sig",
+        "sign",
+        "signature",
+        "ske",
+        "skt",
+        "sp",
+        "st",
+        "sv",
+        "token",
+        "verify",
+    ];
+    name.starts_with("xamz")
+        || name.starts_with("xgoog")
+        || name.starts_with("xoss")
+        || name.starts_with("xtos")
+        || name.starts_with("qsign")
+        || NAMES.contains(&name)
 }
 
 /// A key without case, blanks and underscores.

@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// A name or a code is no longer than this, in characters.
+const MAX_WORD: usize = 100;
+
 /// A text, or a number as text; `None` when it is empty or neither.
 pub fn text(value: &Value) -> Option<String> {
     match value {
@@ -9,6 +12,11 @@ pub fn text(value: &Value) -> Option<String> {
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
+}
+
+/// A text that is a name or a code, cut to the length of one.
+pub fn word(value: &Value) -> Option<String> {
+    text(value).map(|text| text.chars().take(MAX_WORD).collect())
 }
 
 /// A number without a fraction, however it is written; beyond the largest it is the largest.

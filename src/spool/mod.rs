@@ -257,4 +257,26 @@ mod tests {
         let last = Spool::open(folder.path(), u64::MAX).unwrap();
         assert_eq!(last.names_left(), ["att_2"], "what was not asked for is handed on");
     }
+
+    #[tokio::test]
+    async fn review_counters() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path(), 1 << 30).unwrap();
+        let head = Head { status: 200, headers: vec![], retry_after: None };
+        let mut buffer = spool.answer("att_1", &head);
+        buffer.push(&vec![7; 600_000]);
+        buffer.settle().await;
+        let body = buffer.finish().await;
+        println!("used {}", spool.used());
+        drop(body);
+        // A write that a full disk took half of.
+        let path = spool.0.folder.join("att_1.answer");
+        use std::io::Write;
+        fs::File::options().append(true).open(&path).unwrap().write_all(&[7; 100_000]).unwrap();
+        let again = spool.left("att_1").unwrap();
+        again.body.acted_on();
+        drop(again);
+        println!("used {} full {}", spool.used(), spool.full());
+        assert!(!spool.full());
+    }
 }

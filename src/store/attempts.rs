@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use super::backend::{Conn, Db, on};
 use super::claim::{self, count};
 use super::list::readable;
+use super::quarantine::erased;
 use super::script::Script;
 use super::tasks::json;
 use super::{Store, StoreError, gather};
@@ -134,7 +135,7 @@ impl Store {
         task: Option<TaskId>,
     ) -> Result<(), StoreError> {
         const KNOCK: &str = "UPDATE attempts SET hint = COALESCE($2, hint), look_at = CASE \
-             WHEN state IN ('unknown', 'lost', 'rejected', 'not_sent', 'failed', 'no_image') THEN $3 ELSE look_at END WHERE id = $1";
+             WHEN state IN ('intent', 'unknown', 'lost', 'rejected', 'not_sent', 'failed', 'no_image') THEN $3 ELSE look_at END WHERE id = $1";
         let now = self.clock.now();
         let mut script = Script::default();
         // The task first, as everybody does: two who lock both in different order would lock each other out.
@@ -148,16 +149,20 @@ impl Store {
     }
 
     /// Adds what its provider said to an attempt that its task has gone on without, unless its end is known already and there
-    /// is nothing to bring. What was booked of it stays, so that the books can be set right from there.
+    /// is nothing to bring, or its task was erased. What was booked of it stays, so that the books can be set right from there.
     pub async fn leave_behind(&self, attempt: Attempt) -> Result<(), StoreError> {
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
+                    if erased(&mut conn, attempt.task).await? {
+                        return Ok(());
+                    }
                     let left = match locked(&mut conn, attempt.id).await? {
                         Some(known) if known.state.told() && attempt.made.is_empty() => return Ok(()),
                         Some(known) => Attempt {
                             state: attempt.state,
                             look_at: attempt.look_at,
+                            failed_since: attempt.failed_since,
                             lacking_since: attempt.lacking_since.or(known.lacking_since),
                             handle: attempt.handle.or(known.handle),
                             made: if attempt.made.is_empty() { known.made } else { attempt.made },

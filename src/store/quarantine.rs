@@ -228,7 +228,7 @@ impl Store {
 }
 
 /// Whether a task was erased or is gone; nobody erases it before the transaction ends.
-async fn erased(conn: &mut Conn<'_>, task: TaskId) -> Result<bool, StoreError> {
+pub(super) async fn erased(conn: &mut Conn<'_>, task: TaskId) -> Result<bool, StoreError> {
     let sql = conn
         .pick("SELECT state FROM tasks WHERE id = $1", "SELECT state FROM tasks WHERE id = $1 FOR UPDATE");
     let state: Option<String> =

@@ -46,6 +46,7 @@ mod replicas;
 mod result_links;
 mod retention;
 mod retries;
+mod review;
 mod rows;
 mod sink;
 mod space;

@@ -59,15 +59,20 @@ impl Inner {
                 .await;
         }
         let (mut entries, mut other) = (Vec::new(), None);
-        if task.phase == Phase::Reconciling {
-            let mut later = self.attempt(&task).await.ok_or(StoreError::Stale)?;
-            let evidence = format!("{}; an earlier attempt gave the picture", later.evidence);
-            later.close(AttemptState::Lost, Verdict::new(Billing::Unknown, evidence), now);
-            later.look_at = Some(now + LOOK_AFTER);
-            entries.push(task.book(&later));
-            other = Some(later);
+        if task.phase == Phase::Reconciling && task.state.attempt == Some(after.id) {
+            // It is the very call that was looked for.
+            entries.push(task.book(&after));
+        } else {
+            if task.phase == Phase::Reconciling {
+                let mut later = self.attempt(&task).await.ok_or(StoreError::Stale)?;
+                let evidence = format!("{}; an earlier attempt gave the picture", later.evidence);
+                later.close(AttemptState::Lost, Verdict::new(Billing::Unknown, evidence), now);
+                later.look_at = Some(now + LOOK_AFTER);
+                entries.push(task.book(&later));
+                other = Some(later);
+            }
+            entries.extend(task.rebook(before, &after, EntryKind::Late));
         }
-        entries.extend(task.rebook(before, &after, EntryKind::Late));
         task.state.attempt = Some(after.id);
         task.state.booked = true;
         task.state.route = Some(RouteTaken {
@@ -125,6 +130,12 @@ impl Inner {
             };
             // What was erased stays erased; what was paid is booked all the same.
             let erased = task.state.erased_at.is_some();
+            let mut after = after.clone();
+            if erased {
+                after.erase();
+                after.look_at = None;
+            }
+            let after = &after;
             let known: Vec<String> =
                 self.store.images(id).await?.into_iter().map(|image| image.sha256).collect();
             let new = here.iter().filter(|(saved, _)| !erased && !known.contains(&saved.sha256)).cloned();

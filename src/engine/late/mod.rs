@@ -49,16 +49,27 @@ enum Found {
 
 impl Inner {
     /// Leaves what a provider said of an attempt with the attempt, when its task has gone on without it: the handle, the
-    /// links or the bytes, to be looked after from now on.
-    pub(super) async fn leave_behind(&self, mut attempt: Attempt, made: Vec<Output>) {
+    /// links or the bytes, to be looked after from now on. `false` when it named another attempt's job: then nothing it said is
+    /// believed.
+    pub(super) async fn leave_behind(&self, mut attempt: Attempt, made: Vec<Output>) -> bool {
         attempt.state = AttemptState::Lost;
         attempt.made = made;
         attempt.look_at = Some(self.clock.now());
         let mut tries = 0;
-        while let Err(error) = self.store.leave_behind(attempt.clone()).await {
-            tries += 1;
-            tracing::error!(attempt.id = %attempt.id, %error, tries, "cannot keep what a provider said; trying again");
-            tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5))).await;
+        loop {
+            let left = match self.store.leave_behind(attempt.clone()).await {
+                Err(StoreError::Bound) => self.job_taken(&attempt).await.map(|()| false),
+                left => left.map(|()| true),
+            };
+            match left {
+                Ok(believed) => return believed,
+                Err(error) => {
+                    tries += 1;
+                    tracing::error!(attempt.id = %attempt.id, %error, tries, "cannot keep what a provider said; trying again");
+                    tokio::time::sleep(backoff(Duration::from_millis(200), tries, Duration::from_secs(5)))
+                        .await;
+                }
+            }
         }
     }
 
@@ -117,7 +128,9 @@ impl Inner {
         }
         let hint = self.unless_taken(attempt, straggler.hint.clone()).await?;
         let handle = attempt.handle.clone().or(hint);
-        let Some((handle, lane)) = handle.zip(self.lane(&attempt.provider)) else { return Ok(None) };
+        let Some(handle) = handle else { return Ok(None) };
+        // Its provider is not configured at present, and may be again.
+        let Some(lane) = self.lane(&attempt.provider) else { return Ok(Some(Found::Nothing(LOOK_RARELY))) };
         let mut attempt = attempt.clone();
         let answered = self.check(&lane, &attempt, &handle, &task.request).await;
         let kept = reason(&answered).zip(answered.evidence.clone());
@@ -155,10 +168,14 @@ impl Inner {
             return Found::Nothing(self.rarer(&attempt));
         }
         attempt.handle = Some(handle);
-        let since = *attempt.failed_since.get_or_insert(now);
-        if !error.settled && (error.verdict.billed != Billing::No || now.since(since) < BELIEVED_AFTER) {
-            attempt.look_at = Some(now + BELIEVED_AFTER);
-            return Found::Lacking(Box::new(attempt));
+        if !error.settled && !given_up(&attempt, now) {
+            let free = error.verdict.billed == Billing::No;
+            let since = attempt.failed_since.filter(|_| free);
+            attempt.failed_since = free.then(|| since.unwrap_or(now));
+            if since.is_none_or(|since| now.since(since) < BELIEVED_AFTER) {
+                attempt.look_at = Some(now + if free { BELIEVED_AFTER } else { self.rarer(&attempt) });
+                return Found::Lacking(Box::new(attempt));
+            }
         }
         attempt.failure = Some(failure(error));
         attempt.close(AttemptState::Failed, error.verdict.clone(), now);
@@ -196,24 +213,18 @@ impl Inner {
         let now = self.clock.now();
         let (mut here, mut hope, mut lacking, mut why) = (Vec::new(), false, Vec::new(), None);
         let mut outputs = std::mem::take(&mut attempt.made);
-        for (at, output) in outputs.iter_mut().enumerate() {
-            let saved = match &output.source {
-                Source::Url(url) => match self.download(url, &attempt).await {
-                    Ok(saved) => Ok(saved),
-                    Err(not_here) => {
-                        hope |= not_here.later.is_some();
-                        self.keep_oddity(task, &attempt, &not_here).await;
-                        Err(not_here.error)
-                    }
-                },
-                Source::Blob(sha256) => self.blobs.describe(sha256).await,
-            };
-            match saved {
+        let waited = now.since(attempt.lacking_since.unwrap_or(now));
+        let brought = self.bring_here(&outputs, Some(&attempt), WAIT_FOR_OTHERS.saturating_sub(waited)).await;
+        for (at, (output, brought)) in outputs.iter_mut().zip(brought).enumerate() {
+            match brought {
                 Ok(saved) => {
                     output.source = Source::Blob(saved.sha256.clone());
                     here.push((saved, output.kind));
                 }
-                Err(error) => {
+                Err(not_here) => {
+                    hope |= not_here.later.is_some();
+                    self.keep_oddity(task, &attempt, &not_here).await;
+                    let error = not_here.error;
                     tracing::warn!(attempt.id = %attempt.id, at, %error, "a late picture has not come");
                     hope |= !hopeless(&error);
                     lacking.push(Output { place: output.place.or(Some(at)), ..output.clone() });
@@ -221,8 +232,10 @@ impl Inner {
                 }
             }
         }
-        let verdict = attempt.made_verdict.clone().unwrap_or_else(|| {
-            Verdict::new(Billing::Yes, "its pictures came when its task had gone on without it")
+        let verdict = attempt.made_verdict.clone().unwrap_or_else(|| match attempt.state {
+            // The books have it; these are images that its task could not wait for.
+            AttemptState::Succeeded => attempt.verdict(),
+            _ => Verdict::new(Billing::Yes, "its pictures came when its task had gone on without it"),
         });
         let Some(error) = why else {
             (attempt.look_at, attempt.lacking_since) = (None, None);

@@ -8,12 +8,15 @@ use super::super::Inner;
 use crate::blobs::{BlobError, Saved};
 use crate::domain::attempt::Attempt;
 use crate::domain::image::NotAPicture;
+use crate::domain::task::{Output, Source};
 use crate::net::guarded::FetchError;
 use crate::providers::reader::{BrokenImage, MAX_IMAGE, download};
 use crate::providers::{InlineImage, Own};
 use crate::spool::{Evidence, Head};
 use crate::trace;
 
+/// Downloads of one task under way at once.
+const AT_ONCE: usize = 4;
 /// The longest rest a host can ask for.
 const MAX_REST: Duration = Duration::from_mins(10);
 
@@ -100,6 +103,48 @@ impl Inner {
             Err(_) => span.fail("storage"),
         }
         fetched
+    }
+
+    /// Brings the images of an attempt here, several at once; what each came to, in order. Once some are here, the others are
+    /// waited for until `at_most` is over: a slow one does not keep them from the caller.
+    pub(in crate::engine) async fn bring_here(
+        &self,
+        outputs: &[Output],
+        attempt: Option<&Attempt>,
+        at_most: Duration,
+    ) -> Vec<Result<Saved, NotHere>> {
+        let over = tokio::time::sleep(at_most);
+        let mut over = std::pin::pin!(over);
+        let mut here: Vec<Option<Result<Saved, NotHere>>> = outputs.iter().map(|_| None).collect();
+        let one = |(at, output): (usize, &Output)| {
+            let source = output.source.clone();
+            async move {
+                let saved = match (&source, attempt) {
+                    (Source::Blob(sha256), _) => self.blobs.describe(sha256).await.map_err(NotHere::from),
+                    (Source::Url(link), Some(attempt)) => self.download(link, attempt).await,
+                    (Source::Url(_), None) => Err(BlobError::Truncated.into()),
+                };
+                (at, saved)
+            }
+        };
+        let coming: Vec<_> = outputs.iter().enumerate().map(one).collect();
+        let mut coming = futures_util::stream::iter(coming).buffer_unordered(AT_ONCE);
+        let mut waits = true;
+        loop {
+            tokio::select! {
+                biased;
+                next = coming.next() => match next {
+                    Some((at, saved)) => here[at] = Some(saved),
+                    None => break,
+                },
+                () = &mut over, if waits => waits = false,
+            }
+            if !waits && here.iter().flatten().any(Result::is_ok) {
+                break;
+            }
+        }
+        let late = || Err(FetchError::Broken("it has not come in time".to_owned()).into());
+        here.into_iter().map(|one| one.unwrap_or_else(late)).collect()
     }
 
     async fn fetch(&self, link: &str, attempt: &Attempt) -> Result<Saved, NotHere> {

@@ -27,7 +27,7 @@ use crate::store::StoreError;
 
 /// How often the store is tried, at up to 5 s each, before the body is left to the spool.
 const TRIES: u32 = 300;
-/// Items of one attempt and kind at most: a host that shows another page each time is no news.
+/// Downloads of one attempt that are kept at most: a host that shows another page each time is no news.
 const PER_ATTEMPT: i64 = 8;
 
 /// Why the answer to a paid call is kept, when it is: it may hold an image, or tell what became of one.
@@ -66,7 +66,9 @@ impl Inner {
             Evidence { head: Head::default(), body: Spooled::of(Bytes::new(), &self.spool), whole: false };
         let evidence = evidence.unwrap_or(&nothing);
         let mut tries = 0;
-        while let Err(error) = self.put_in_quarantine(task, attempt, kind, reason, evidence).await {
+        // Once: what an earlier try has written is written again, and not left beside it.
+        let id = QuarantineId::mint(self.clock.as_ref());
+        while let Err(error) = self.put_in_quarantine(id, task, attempt, kind, reason, evidence).await {
             tries += 1;
             tracing::error!(task.id = %task.id, attempt.id = %attempt.id, %error, tries, "an answer that was paid for cannot be kept; trying again");
             if tries >= TRIES {
@@ -80,16 +82,18 @@ impl Inner {
 
     async fn put_in_quarantine(
         &self,
+        id: QuarantineId,
         task: &Task,
         attempt: &Attempt,
         kind: QuarantineKind,
         reason: &str,
         evidence: &Evidence,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if self.store.quarantined_of(attempt, kind).await? >= PER_ATTEMPT {
+        if kind == QuarantineKind::Download && self.store.quarantined_of(attempt, kind).await? >= PER_ATTEMPT
+        {
             return Ok(());
         }
-        let (id, now) = (QuarantineId::mint(self.clock.as_ref()), self.clock.now());
+        let now = self.clock.now();
         let (redacted, digest) =
             (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::Mutex::new(Sha256::new())));
         let hashing = Arc::clone(&digest);

@@ -1,10 +1,12 @@
 //! Interprets what lies in quarantine once more: by itself after an upgrade, or with a link or a file that an operator
 //! supplies. What it yields becomes the task's late result, with the books set right and its caller told.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 use super::super::accept::Refusal;
 use super::super::late::given_up;
@@ -20,9 +22,12 @@ use crate::domain::image::ImageKind;
 use crate::domain::quarantine::{QuarantineItem, QuarantineKind};
 use crate::domain::task::{Output, Phase, Source, Task};
 use crate::providers::reader::download;
-use crate::providers::{About, Answered, Done, ImageSource, On, Progress};
+use crate::providers::{About, Answered, Done, ImageSource, Kind, On, Own, Progress, ProviderError};
 use crate::spool::{Evidence, Head, Spooled};
 use crate::store::{StoreError, Straggler};
+
+/// Once some images are here, the others are waited for until this time is over.
+const RECOVER_WITHIN: Duration = Duration::from_mins(1);
 
 /// What an operator adds.
 pub enum Supplied {
@@ -154,8 +159,7 @@ impl Inner {
             attempt = self.store.attempt(id).await?;
         }
         let Some((attempt, task)) = attempt.zip(task) else {
-            // Its row is gone, and whoever it was for with it.
-            self.spool.left(name).inspect(|evidence| evidence.body.acted_on());
+            // Its row is gone, and whoever it was for with it; or it is another database's, which must not lose it.
             return Ok(());
         };
         let in_hand = task.state.attempt == Some(attempt.id);
@@ -176,25 +180,31 @@ impl Inner {
             return Ok(());
         }
         let known = if in_hand { self.known_of(&task, &attempt).await? } else { 0 };
-        match answered.outcome {
+        let believed = match answered.outcome {
             // A stream's first images may be all that was committed of it.
             Ok(Progress::Done(done)) if !attempt.state.told() || done.images.len() > known => {
                 let (made_verdict, handle) =
                     (Some(done.verdict.clone()), done.handle.clone().or(attempt.handle.clone()));
                 let mut held = Vec::new();
                 let Ok(made) = self.outputs_of(done, &mut held).await else { return Ok(()) };
-                self.leave_behind(Attempt { handle, made_verdict, ..attempt }, made).await;
+                self.leave_behind(Attempt { handle, made_verdict, ..attempt.clone() }, made).await
             }
             Ok(Progress::Pending(pending)) if attempt.handle.is_none() && !attempt.state.told() => {
-                self.leave_behind(Attempt { handle: Some(pending.handle), ..attempt }, Vec::new()).await;
+                let handle = Some(pending.handle);
+                let believed = self.leave_behind(Attempt { handle, ..attempt.clone() }, Vec::new()).await;
                 // Whoever looks for the call knows its job now.
                 if task.phase == Phase::Reconciling {
                     self.store.wake(task.id).await?;
                 }
+                believed
             }
-            _ => {}
+            _ => true,
+        };
+        let taken = "it names a job that is another attempt's";
+        if believed || self.quarantine(&task, &attempt, QuarantineKind::Answer, taken, Some(&evidence)).await
+        {
+            evidence.body.acted_on();
         }
-        evidence.body.acted_on();
         Ok(())
     }
 
@@ -231,14 +241,14 @@ impl Inner {
             }
             Supplied::File(bytes) => {
                 let head = Head { status: 200, ..Head::default() };
-                let saved = self.image_in(head, Spooled::of(bytes, &self.spool)).await?;
+                let saved = self.image_in(head, Spooled::of(bytes, &self.spool), attempt).await?;
                 (saved, billed("by a file that an operator supplied"))
             }
             Supplied::Nothing => {
                 let evidence = self.evidence(item).await?;
                 match item.kind {
                     QuarantineKind::Download => {
-                        let saved = self.image_in(evidence.head, evidence.body).await?;
+                        let saved = self.image_in(evidence.head, evidence.body, attempt).await?;
                         (saved, billed("as it was downloaded"))
                     }
                     QuarantineKind::Answer => return self.interpret(attempt, task, &evidence, held).await,
@@ -258,9 +268,9 @@ impl Inner {
         held: &mut Vec<Hold>,
     ) -> Option<BlobError> {
         let mut not_here = None;
-        for output in outputs {
-            let Source::Url(link) = &output.source else { continue };
-            match self.download(link, attempt).await {
+        let brought = self.bring_here(outputs, Some(attempt), RECOVER_WITHIN).await;
+        for (output, brought) in outputs.iter_mut().zip(brought) {
+            match brought {
                 Ok(saved) => {
                     output.source = Source::Blob(saved.sha256);
                     held.push(saved.hold);
@@ -281,7 +291,13 @@ impl Inner {
     ) -> Result<(Vec<Output>, Verdict), Refusal> {
         let done = match self.read_evidence(attempt, task, evidence).await {
             Some(Ok(Progress::Done(done))) => done,
-            Some(Ok(Progress::Pending(_))) => return Err(unreadable("it says that the job is under way")),
+            Some(Ok(Progress::Pending(pending))) => {
+                if attempt.handle.is_none() && !attempt.state.told() {
+                    let handle = Some(pending.handle);
+                    self.leave_behind(Attempt { handle, ..attempt.clone() }, Vec::new()).await;
+                }
+                return Err(unreadable("it says that the job is under way; its provider is asked about it"));
+            }
             Some(Ok(Progress::Failed(error)) | Err(error)) => return Err(unreadable(&error.detail)),
             None => return Err(unreadable(&format!("{} is not configured", attempt.provider))),
         };
@@ -295,13 +311,18 @@ impl Inner {
         attempt: &Attempt,
         task: &Task,
         evidence: &Evidence,
-    ) -> Option<Result<Progress, crate::providers::ProviderError>> {
+    ) -> Option<Result<Progress, ProviderError>> {
         let lane = self.lane(&attempt.provider)?;
         let mut about = About::kept(&task.request, &attempt.provider_model, &attempt.sent);
         if let Some(handle) = &attempt.handle {
             (about.on, about.handle) = (On::Check, Some(handle.as_str()));
         }
-        Some(lane.provider.read_again(&about, evidence).await)
+        // What made one process fail must not make the next one fail, too.
+        let reading = AssertUnwindSafe(lane.provider.read_again(&about, evidence)).catch_unwind();
+        Some(reading.await.unwrap_or_else(|_| {
+            let verdict = Verdict::new(Billing::Unknown, "reading the answer failed");
+            Err(ProviderError::new(Kind::Garbled, verdict, "reading the answer failed"))
+        }))
     }
 
     /// An answer's images, those inside it kept and held.
@@ -326,10 +347,13 @@ impl Inner {
         Ok(outputs)
     }
 
-    async fn image_in(&self, head: Head, body: Spooled) -> Result<Saved, Refusal> {
+    async fn image_in(&self, head: Head, body: Spooled, attempt: &Attempt) -> Result<Saved, Refusal> {
         let body = body.stream().map(|piece| piece.map_err(|error| error.to_string()));
         let (image, ..) = download((head, Box::pin(body)), &self.spool).await;
         let image = image.map_err(|broken| unreadable(&format!("it holds no whole image ({broken:?})")))?;
+        if Own::default().with(&attempt.sent).has_bytes(&image.sha256) {
+            return Err(unreadable("it is one of the task's own inputs"));
+        }
         self.keep_image(&image).await.map_err(|error| unreadable(&error.to_string()))
     }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::call::unknown;
 use super::errors::On;
+use super::own::same_words;
 use super::reader::{Answer, Images, Interpreter, Part};
 use super::results::{self, Found};
 use super::status::{self, Status};
@@ -104,7 +105,7 @@ impl Provider for ImagePipeline {
     }
 
     fn interpreter<'a>(&'a self, about: &'a About<'a>) -> Box<dyn Interpreter + 'a> {
-        Box::new(Reading { api: self, about, told: None, found: Found::default() })
+        Box::new(Reading { api: self, about, told: None, found: Found::default(), foreign: false })
     }
 
     fn named(&self, body: &Value) -> Option<String> {
@@ -118,6 +119,8 @@ struct Reading<'a> {
     about: &'a About<'a>,
     told: Option<Told>,
     found: Found,
+    /// Whether it is somebody else's job.
+    foreign: bool,
 }
 
 impl Interpreter for Reading<'_> {
@@ -127,6 +130,7 @@ impl Interpreter for Reading<'_> {
             // What follows an answer without naming a job is no news of it.
             if told.handle.is_some() || self.told.is_none() {
                 self.told = Some(told);
+                self.foreign = !is_ours(self.about, &json);
                 self.found = results::find(&json, images, &self.about.own);
             }
         }
@@ -138,6 +142,11 @@ impl Interpreter for Reading<'_> {
         let success = (200..300).contains(&answer.status);
         let told = self.told.take().filter(|_| success);
         let Some(told) = told else { return Err(api.account.judge(on, answer)) };
+        if self.foreign {
+            let verdict = by_the_hour("the job shows another callback, batch or prompt");
+            let detail = "the job that a callback named was made for somebody else";
+            return Ok(Progress::Failed(ProviderError::new(Kind::Contract, verdict, detail)));
+        }
         let handle = told.handle.clone().or_else(|| self.about.handle.map(str::to_owned));
         let images = std::mem::take(&mut self.found.images);
         let status = match &told.status {
@@ -187,6 +196,19 @@ impl ImagePipeline {
         error.detail = format!("the job failed: {}", self.account.redact(&told.error));
         error
     }
+}
+
+/// Whether a job that only a callback named shows nothing that was not ours to send.
+fn is_ours(about: &About<'_>, job: &Value) -> bool {
+    let Some(planted) = about.callback else { return true };
+    let echo = |name: &str| {
+        let echo = ["", "/input", "/params", "/payload"];
+        echo.iter()
+            .find_map(|at| job.pointer(&format!("{at}/{name}"))?.as_str())
+            .filter(|text| !text.is_empty())
+    };
+    ["webhook", "callback_url"].iter().all(|name| echo(name).is_none_or(|address| address == planted))
+        && echo("prompt").is_none_or(|prompt| same_words(prompt, &about.request.prompt))
 }
 
 /// The server is paid by the hour, so one job more or less is not charged for.

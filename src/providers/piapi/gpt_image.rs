@@ -82,7 +82,8 @@ impl Interpreter for Reading<'_> {
         drawn.quality = self.said("quality").or(drawn.quality);
         drawn.size = self.said("size").or(drawn.size);
         let route = api.routes.iter().find(|route| route.provider_model == self.about.provider_model);
-        let count = u32::try_from(images.len()).unwrap_or(1);
+        // More than was asked for is not charged for.
+        let count = u32::try_from(images.len()).unwrap_or(1).min(self.about.request.count());
         verdict.charged = route.and_then(|route| route.price.as_ref()?.of(&drawn, count));
         let doubtful = gathered.doubtful() || answer.broken.is_some();
         Ok(Progress::Done(Done { handle: None, images, verdict, doubtful }))

@@ -52,6 +52,11 @@ enum Data {
 }
 
 impl EventReader {
+    /// Whether the data of an event is just coming.
+    pub fn in_data(&self) -> bool {
+        matches!(self.place, Place::Value(Field::Data, _))
+    }
+
     /// A reader that takes so much.
     pub fn new(limits: Limits) -> Self {
         Self {

@@ -83,7 +83,9 @@ where
             Ok(Some(Ok(bytes))) => {
                 for piece in bytes.chunks(PIECE) {
                     cut = reading.take(piece, &mut evidence).await;
-                    spoke_at = if reading.parts.is_empty() { spoke_at } else { Instant::now() };
+                    if reading.speaks() {
+                        spoke_at = Instant::now();
+                    }
                     reading.hand_over(interpreter, signals, &mut evidence).await;
                     if cut.is_some() || reading.done() {
                         break;
@@ -149,6 +151,11 @@ impl Reading {
 
     fn is_events(&self) -> bool {
         matches!(self.body, Body::Events(_))
+    }
+
+    /// Whether what came last was more than a sign of life: a part, or some of one.
+    fn speaks(&self) -> bool {
+        !self.parts.is_empty() || matches!(&self.body, Body::Events(events) if events.in_data())
     }
 
     /// Whether the stream has said that it was over.

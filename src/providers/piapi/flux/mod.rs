@@ -16,10 +16,11 @@ use crate::domain::image::ImageKind;
 use crate::domain::money::Usd;
 use crate::providers::call::unknown;
 use crate::providers::errors::On;
+use crate::providers::own::same_words;
 use crate::providers::reader::{Answer, Images, Interpreter, Part};
 use crate::providers::results::{self, Found};
 use crate::providers::status::{self, Status};
-use crate::providers::value::{integer, job_id, percent, text};
+use crate::providers::value::{integer, job_id, percent, word};
 use crate::providers::{
     About, Account, Done, GeneratedImage, Job, Kind, OpenError, Opened, Options, Pace, Pending, Progress,
     Provider, ProviderError, Signal, Wire,
@@ -28,6 +29,8 @@ use crate::providers::{
 const TASKS: &str = "/api/v1/task";
 /// `meta.usage.consume`: 10,000,000 units are one dollar (20,000 for schnell at $0.002, 200,000 for kontext at $0.02).
 const NANOS_PER_UNIT: i64 = 100;
+/// What the log of a failed task says when nothing was charged.
+const RESTORED: &str = "restored frozen points";
 
 pub(super) fn open(account: Account, _: &Options) -> Opened {
     let routes = catalog::read(CATALOG, super::FLUX.name).map_err(|e| OpenError(e.to_string()))?;
@@ -94,7 +97,10 @@ impl Flux {
         let http = answer.status;
         answer.status = spoken_status(&answer);
         let mut error = self.account.judge(On::Submit, &answer);
-        if (200..300).contains(&answer.status) {
+        if (200..300).contains(&http) && !answer.whole {
+            // The task's id may have stood in what did not come.
+            (error.kind, error.verdict) = (Kind::Silent, unknown("cut off before it named a task"));
+        } else if (200..300).contains(&answer.status) {
             // "success" without an id, or no envelope at all: a task may well exist.
             (error.kind, error.verdict) = (Kind::Garbled, unknown("accepted in form, but without a task id"));
         } else if (200..300).contains(&http) && error.verdict.billed == Billing::Unknown {
@@ -127,7 +133,7 @@ impl Flux {
                 Progress::Pending(Pending { handle: id.to_owned(), progress })
             }
             Status::Done => done(id, data, answer, reading),
-            Status::Failed | Status::Canceled => match self.failed(data, answer) {
+            Status::Failed | Status::Canceled => match self.failed(data, answer, reading.about) {
                 error if error.settled || reading.about.handle.is_some() => {
                     Progress::Failed(ProviderError { job_id: Some(id.to_owned()), ..error })
                 }
@@ -138,7 +144,7 @@ impl Flux {
     }
 
     /// The reason often stands in the logs alone.
-    fn failed(&self, data: &Value, answer: &Answer) -> ProviderError {
+    fn failed(&self, data: &Value, answer: &Answer, about: &About<'_>) -> ProviderError {
         let text =
             |pointer: &str| data.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
         let code = data.pointer("/error/code").and_then(integer).filter(|code| *code != 0);
@@ -166,7 +172,12 @@ impl Flux {
             error.kind = Kind::Failed;
         }
         let (units, charged) = usage(data);
-        let restored = logs.iter().any(|line| line.contains("restored frozen points"));
+        // Words of its own, not the prompt's, and nothing else says otherwise.
+        let texts = [Some(&about.request.prompt), about.request.negative_prompt.as_ref()];
+        let in_prompt = texts.into_iter().flatten().any(|text| text.to_lowercase().contains(RESTORED));
+        let restored = !in_prompt
+            && charged.is_none_or(|usd| usd == Usd::ZERO)
+            && logs.iter().any(|line| line.contains(RESTORED));
         let frozen = data.pointer("/meta/usage/frozen").and_then(integer).is_some_and(|units| units != 0);
         let (billed, evidence) = match charged {
             _ if restored => (Billing::No, "failed; its log says the frozen points were restored"),
@@ -298,16 +309,6 @@ fn is_ours(about: &About<'_>, data: &Value) -> bool {
         && echo("/input/prompt").is_none_or(|prompt| same_words(prompt, &about.request.prompt))
 }
 
-/// Whether one text is the other, or its beginning, but for white space, punctuation and case: an echo may be tidied or cut,
-/// and a picture of ours must not be lost to that.
-fn same_words(echo: &str, ours: &str) -> bool {
-    let bare = |text: &str| -> String {
-        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-    };
-    let (echo, ours) = (bare(echo), bare(ours));
-    if echo.is_empty() { ours.is_empty() } else { ours.starts_with(&echo) }
-}
-
 /// The task object: under `data`, or the whole body where there is no envelope.
 fn data(json: &Value) -> Option<&Value> {
     match json.get("data") {
@@ -337,7 +338,7 @@ fn usage(data: &Value) -> (Option<ProviderUnits>, Option<Usd>) {
     let Some(consumed) = consumed.and_then(integer).filter(|units| *units >= 0) else {
         return (None, None);
     };
-    let kind = data.pointer("/meta/usage/type").and_then(text).unwrap_or_else(|| "credits".to_owned());
+    let kind = data.pointer("/meta/usage/type").and_then(word).unwrap_or_else(|| "credits".to_owned());
     let units = ProviderUnits { kind, consumed };
     (Some(units), Some(Usd::from_nanos(consumed.saturating_mul(NANOS_PER_UNIT))))
 }
