@@ -101,7 +101,7 @@ impl App {
             // Litter keeps nobody from serving; the next start tries again.
             Err(error) => tracing::warn!(%error, "half-written pictures could not be cleared away"),
         }
-        let spool = open_spool(config)?;
+        let spool = open_spool(config, alone)?;
         let offered = open_providers(config, &net, &spool)?;
         let webhook_key = store.setting("webhook_key", token()).await?;
         let signing = store.setting("link_key", token()).await?;
@@ -194,11 +194,13 @@ impl App {
 /// The longest answer of a provider, in MiB, when its block does not say: ten images of 4096 × 4096 pixels at their largest.
 const MAX_ANSWER_MIB: u32 = 512;
 
-/// The spool is beside the pictures where they lie in a folder: on one disk, under one watch.
-pub(crate) fn open_spool(config: &Config) -> anyhow::Result<Spool> {
+/// The spool is beside the pictures where they lie in a folder: on one disk, under one watch. Only a gateway takes over what
+/// killed ones left.
+pub(crate) fn open_spool(config: &Config, gateway: bool) -> anyhow::Result<Spool> {
     let folder = config.blobs.spool_folder();
     let limit = u64::from(config.blobs.spool_mib) * 1024 * 1024;
-    Spool::open(&folder, limit).with_context(|| format!("blobs.spool: {}", folder.display()))
+    let open = if gateway { Spool::open } else { Spool::open_beside };
+    open(&folder, limit).with_context(|| format!("blobs.spool: {}", folder.display()))
 }
 
 fn seconds(seconds: u32) -> Duration {

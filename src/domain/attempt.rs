@@ -166,10 +166,11 @@ impl Attempt {
     }
 
     /// Leaves images with the attempt, to be brought to its task from `look_at` on, and what is known of its billing with them.
-    /// What is here already stays; so do links that still wait, where fewer images come than links wait.
-    pub fn leave(&mut self, outputs: Vec<Output>, verdict: Verdict, look_at: Millis) {
+    /// What is here already stays; so do links that still wait, unless `all` says that the images may be what they lead to, and
+    /// as many come as links wait.
+    pub fn leave(&mut self, outputs: Vec<Output>, verdict: Verdict, look_at: Millis, all: bool) {
         let waits = |output: &Output| matches!(output.source, Source::Url(_));
-        let others = outputs.len() < self.made.iter().filter(|output| waits(output)).count();
+        let others = !all || outputs.len() < self.made.iter().filter(|output| waits(output)).count();
         let before = std::mem::replace(&mut self.made, outputs);
         for output in before.into_iter().filter(|output| others || !waits(output)) {
             if self.made.iter().all(|made| made.source != output.source) {

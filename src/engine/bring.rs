@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Inner;
-use super::late::{LOOK_AFTER, WAIT_FOR_OTHERS};
+use super::late::{LAST_CHANCE, LOOK_AFTER, WAIT_FOR_OTHERS};
 use super::pace::{backoff, spread};
 use super::results::NotHere;
 use super::save::Step;
@@ -42,7 +42,7 @@ impl Inner {
         let mut here: Vec<Option<Saved>> = Vec::new();
         let (mut not_here, mut not_asked): (Option<NotHere>, Option<Duration>) = (None, None);
         let waited = now.since(task.state.since.unwrap_or(now));
-        let rest = WAIT_FOR_OTHERS.saturating_sub(waited);
+        let rest = WAIT_FOR_OTHERS.saturating_sub(waited).max(LAST_CHANCE);
         let brought = self.bring_here(&task.state.outputs, attempt.as_ref(), rest).await;
         for (at, brought) in brought.into_iter().enumerate() {
             match brought {
@@ -96,7 +96,8 @@ impl Inner {
             task.state.outputs = outputs;
         }
         let pause = backoff(Duration::from_secs(1), task.state.tries, Duration::from_mins(10));
-        let pause = pause.max(not_here.retry_after());
+        // One whose turn it was not is looked at again before what a host asks for is over.
+        let pause = not_asked.unwrap_or(pause.max(not_here.retry_after()));
         let pause = if some { pause.min(WAIT_FOR_OTHERS.saturating_sub(waited)) } else { pause };
         self.stay(task, None, now + pause).await;
     }

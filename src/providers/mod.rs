@@ -19,8 +19,6 @@ pub mod piapi;
 pub mod reader;
 mod results;
 #[cfg(test)]
-mod review;
-#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod scripted;

@@ -104,3 +104,24 @@ fn plain(address: &str) -> String {
         Err(_) => address,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echo_may_be_spelled_otherwise() {
+        let prompt = "like ![x](https://a.example/a b.png), HTTPS://A.Example/c.png and https://a.example/d%20e.png?x=1&amp;y=2";
+        let own = Own::of(&GenerateRequest { prompt: prompt.to_owned(), ..GenerateRequest::default() });
+        for echo in [
+            "https://a.example/a b.png",
+            "https://a.example/a%20b.png",
+            "https://a.example/c.png",
+            "https://a.example/d e.png?x=1&y=2",
+        ] {
+            assert!(own.has_link(echo), "{echo}");
+        }
+        assert!(!own.has_link("https://a.example/f.png"));
+        assert!(!Own::default().has_link("https://a.example/a.png"));
+    }
+}

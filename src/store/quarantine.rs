@@ -144,11 +144,11 @@ impl Store {
     }
 
     /// An item gave images: they are left with its attempt, to be brought to the task, in one commit with who wanted it. The
-    /// attempt as it is from now on; `None`, and nothing is written, when the task was erased or its rows are gone.
+    /// attempt as it is from now on (see [`Attempt::leave`]); `None`, and nothing is written, when the task was erased or its rows are gone.
     pub async fn recovered(
         &self,
         item: &QuarantineItem,
-        made: (Vec<Output>, Verdict),
+        made: (Vec<Output>, Verdict, bool),
         look_at: Millis,
         entry: Entry,
     ) -> Result<Option<Attempt>, StoreError> {
@@ -167,8 +167,8 @@ impl Store {
                     let Some(mut attempt) = attempts::locked(&mut conn, attempt).await? else {
                         return Ok(None);
                     };
-                    let (outputs, verdict) = made;
-                    attempt.leave(outputs, verdict, look_at);
+                    let (outputs, verdict, all) = made;
+                    attempt.leave(outputs, verdict, look_at, all);
                     let mut script = Script::default();
                     attempts::put(&mut script, &attempt);
                     script.add(DONE).bind(id);

@@ -32,6 +32,8 @@ const LOOK_FOR: Duration = Duration::from_hours(24);
 const LOOK_MEANWHILE: Duration = Duration::from_secs(30);
 /// When some of its pictures are here, the others are waited for no longer than this.
 pub(super) const WAIT_FOR_OTHERS: Duration = Duration::from_mins(9);
+/// When that is over, they are asked for once more, within this time.
+pub(super) const LAST_CHANCE: Duration = Duration::from_mins(1);
 /// A failure that cost nothing is believed when it is told again after this time.
 pub(super) const BELIEVED_AFTER: Duration = Duration::from_secs(10);
 /// Late pictures are numbered from here, by attempt, so that they never take the place of others.
@@ -214,7 +216,8 @@ impl Inner {
         let (mut here, mut hope, mut lacking, mut why) = (Vec::new(), false, Vec::new(), None);
         let mut outputs = std::mem::take(&mut attempt.made);
         let waited = now.since(attempt.lacking_since.unwrap_or(now));
-        let brought = self.bring_here(&outputs, Some(&attempt), WAIT_FOR_OTHERS.saturating_sub(waited)).await;
+        let rest = WAIT_FOR_OTHERS.saturating_sub(waited).max(LAST_CHANCE);
+        let brought = self.bring_here(&outputs, Some(&attempt), rest).await;
         for (at, (output, brought)) in outputs.iter_mut().zip(brought).enumerate() {
             match brought {
                 Ok(saved) => {

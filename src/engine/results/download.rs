@@ -67,8 +67,7 @@ fn authority(link: &str) -> String {
 impl Inner {
     /// Fetches what a provider's link gives and keeps it, if it is an image and none of the attempt's inputs.
     pub(in crate::engine) async fn download(&self, link: &str, attempt: &Attempt) -> Result<Saved, NotHere> {
-        let host_port = authority(link);
-        let _turn = match self.hosts.turn(&host_port, self.clock.now()).await {
+        let _turn = match self.hosts.turn(&authority(link), self.clock.now()).await {
             Ok(turn) => turn,
             Err(later) => {
                 let error =
@@ -76,6 +75,15 @@ impl Inner {
                 return Err(NotHere { later: Some(later), ..error.into() });
             }
         };
+        self.download_now(link, attempt).await
+    }
+
+    /// The same without waiting for a turn.
+    pub(in crate::engine) async fn download_now(
+        &self,
+        link: &str,
+        attempt: &Attempt,
+    ) -> Result<Saved, NotHere> {
         let span = trace::call("picture.fetch");
         span.set_with("server.address", || host(link));
         let fetched = tokio::select! {
@@ -89,7 +97,7 @@ impl Inner {
             &fetched,
             Err(NotHere { error: BlobError::Fetch(FetchError::Broken(_) | FetchError::NoAddress), .. })
         );
-        self.hosts.note(&host_port, !hangs, self.clock.now());
+        self.hosts.note(&authority(link), !hangs, self.clock.now());
         match &fetched {
             Ok(saved) => span.set("picture.bytes", i64::try_from(saved.bytes).unwrap_or(i64::MAX)),
             Err(NotHere { error: BlobError::Fetch(FetchError::Status { status, .. }), .. }) => {

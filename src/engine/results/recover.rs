@@ -14,7 +14,7 @@ use super::super::{Engine, Inner};
 use super::quarantine::reason;
 use crate::blobs::{BlobError, Hold, Saved};
 use crate::chaos::crash;
-use crate::domain::attempt::{Attempt, Billing, Verdict};
+use crate::domain::attempt::{Attempt, AttemptState, Billing, Verdict};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::code::Code;
 use crate::domain::id::{QuarantineId, TaskId};
@@ -121,7 +121,9 @@ impl Inner {
             .with("task", item.task.to_string())
             .with("with", with)
             .with("images", images);
-        let made = (outputs, verdict);
+        // An answer read again gives all that its call made, and what is recovered for a download is what its link leads to; but
+        // what an operator supplies for an answer may be another image than those that wait.
+        let made = (outputs, verdict, with == "nothing" || item.kind == QuarantineKind::Download);
         let left = self.store.recovered(&item, made, leased_until, entry).await?;
         let attempt = left.ok_or(Refusal::NotFound)?;
         drop(held);
@@ -230,12 +232,14 @@ impl Inner {
                 return Verdict::new(Billing::No, format!("{evidence}; the server is paid by the hour"));
             }
             // The image says that it was charged; how much, where that is known, it does not change.
-            let charged = attempt.charged.filter(|_| attempt.billed == Billing::Yes);
+            let known = attempt.state == AttemptState::Succeeded && attempt.billed == Billing::Yes;
+            let charged = attempt.charged.filter(|_| known);
             Verdict { charged, ..Verdict::new(Billing::Yes, evidence) }
         };
         let (saved, verdict) = match supplied {
             Supplied::Link(link) => {
-                let saved = self.download(&link, attempt).await;
+                // Somebody waits for it and knows best: the host is asked, rested or not.
+                let saved = self.download_now(&link, attempt).await;
                 let saved = saved.map_err(|not| unreadable(&not.error.to_string()))?;
                 (saved, billed("by a link that an operator supplied"))
             }

@@ -204,3 +204,75 @@ proptest! {
         runtime.block_on(check(FLUX, None, "h", "x", &Canned::of(name, &body, status)));
     }
 }
+
+/// Images that an answer tells twice, in part or signed anew, are one each; links that differ in more are not.
+#[tokio::test]
+async fn images_told_twice_are_one() {
+    let body = r#"{"prompt":"x","model":"gpt-image-1","quality":"high","size":"1024x1024","n":1}"#;
+    let say = async |first: &str, then: &[&str]| {
+        let then: Vec<_> = then.iter().map(|url| json!({"url": url})).collect();
+        let first = json!({"type": "image_generation.completed", "url": first});
+        let stream = format!("data: {first}\n\ndata: {}\n\n", json!({"created": 1, "data": then}));
+        submit(IMAGES, None, "generations", body, &Canned::of("x.sse", stream.as_bytes(), 200), usize::MAX)
+            .await
+    };
+    let one = say("https://cdn.example/a.png?sig=1&se=2", &["https://cdn.example/a.png?sig=2&se=3"]).await;
+    let two =
+        say("https://cdn.example/a.png", &["https://cdn.example/a.png", "https://cdn.example/b.png"]).await;
+    let by_query = say("https://cdn.example/get?id=1", &["https://cdn.example/get?id=2"]).await;
+    let images = |said: &str| {
+        said.strip_prefix("done: ").and_then(|said| said.split_whitespace().next()?.parse::<u32>().ok())
+    };
+    assert_eq!(
+        (images(&one), images(&two), images(&by_query)),
+        (Some(1), Some(2), Some(2)),
+        "{one}\n{two}\n{by_query}"
+    );
+}
+
+/// However many images come, no more are charged for than were asked for.
+#[tokio::test]
+async fn more_than_was_asked_for_is_not_charged() {
+    let body = r#"{"prompt":"x","model":"gpt-image-1","quality":"high","size":"1024x1024","n":1}"#;
+    let mut charged = Vec::new();
+    for count in [1, 60] {
+        let data: Vec<_> =
+            (0..count).map(|n| json!({"url": format!("https://cdn.example/{n}.png")})).collect();
+        let answer = json!({"created": 1, "data": data}).to_string();
+        let canned = Canned::of("many.json", answer.as_bytes(), 200);
+        let said = submit(IMAGES, None, "generations", body, &canned, usize::MAX).await;
+        charged.push(said.split_whitespace().find(|word| word.starts_with('$')).map(str::to_owned));
+    }
+    assert!(charged[0].is_some() && charged[0] == charged[1], "{charged:?}");
+}
+
+/// Words of the prompt in a task's log are no word of the provider's, and what was consumed is not restored.
+#[tokio::test]
+async fn a_prompt_cannot_say_that_nothing_was_charged() {
+    let words = "a sign that says restored frozen points";
+    let task = |prompt: &str| {
+        json!({"code": 200, "message": "success", "data": {"task_id": "t1", "status": "failed",
+            "logs": [format!("prompt: {prompt}"), "worker crashed"], "meta": {"usage": {"consume": 20000, "frozen": 0}},
+            "error": {"code": 10000, "message": "Internal error"}}})
+        .to_string()
+    };
+    for (prompt, log) in [(words, words), ("a cat", words)] {
+        let body = json!({"prompt": prompt}).to_string();
+        let answer = task(log);
+        let canned = Canned::of("t.json", answer.as_bytes(), 200);
+        let said = submit(FLUX, None, "txt2img", &body, &canned, usize::MAX).await;
+        assert!(said.contains("billed yes"), "{said}");
+    }
+}
+
+/// An answer that is cut within its task's id, or before it, proves nothing.
+#[tokio::test]
+async fn a_refusal_that_was_cut_is_none() {
+    let answer = br#"{"code":500,"message":"internal error","data":{"task_id":"0f647527-12bd-4f","status":"pending"}}"#;
+    let id = answer.windows(8).position(|window| window == b"0f647527").unwrap();
+    for cut in [id - 12, id, id + 4] {
+        let canned = Canned { cut: Some(cut), ..Canned::of("t.json", answer, 200) };
+        let said = submit(FLUX, None, "txt2img", r#"{"prompt":"x"}"#, &canned, usize::MAX).await;
+        assert!(said.contains("billed unknown"), "{cut}: {said}");
+    }
+}

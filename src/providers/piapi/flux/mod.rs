@@ -99,7 +99,7 @@ impl Flux {
         let mut error = self.account.judge(On::Submit, &answer);
         if (200..300).contains(&http) && !answer.whole {
             // The task's id may have stood in what did not come.
-            (error.kind, error.verdict) = (Kind::Silent, unknown("cut off before it named a task"));
+            (error.kind, error.verdict) = (Kind::Garbled, unknown("cut off before it named a task"));
         } else if (200..300).contains(&answer.status) {
             // "success" without an id, or no envelope at all: a task may well exist.
             (error.kind, error.verdict) = (Kind::Garbled, unknown("accepted in form, but without a task id"));

@@ -166,3 +166,50 @@ fn what_was_whole_before_a_cut_counts() {
     let (found, _) = whole(br#"{"code":200,"data":{"task_id":"abc-"#);
     assert_eq!(found.parts[0].json, Some(json!({"code": 200, "data": {}})));
 }
+
+/// Runs without a blank may be longer than what is held back of a running text before it is given out.
+#[test]
+fn an_image_behind_a_long_run_of_text() {
+    let image = STANDARD.encode(png(7, 8));
+    let (first, rest) = image.split_at(10);
+    for contents in [
+        [
+            format!("{}data:image/png;base64,", "\u{751f}".repeat(200)),
+            image.clone(),
+            "\u{3002}".into(),
+            "fin".into(),
+        ],
+        [format!("{}{first}", "\u{3002}".repeat(300)), rest.to_owned(), "\u{3002}".into(), String::new()],
+    ] {
+        let event = |content| {
+            format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": content}}]}))
+        };
+        let body = contents.map(event).concat() + "data: [DONE]\n\n";
+        assert_eq!(whole(body.as_bytes()).0.images, [digest(&png(7, 8))]);
+    }
+}
+
+/// Images that a page has are its own: a logo, an advertisement.
+#[test]
+fn a_page_with_a_logo_is_no_result() {
+    let spool = spool();
+    let head =
+        Head { headers: vec![("content-type".into(), "text/html".into())], status: 200, retry_after: None };
+    let logo = STANDARD.encode(png(3, 24));
+    let page = format!(
+        "<!DOCTYPE html>\n<html><body><h1>Back soon</h1><img src=\"data:image/png;base64,{logo}\"></body></html>"
+    );
+    let body = futures_util::stream::iter([Ok::<_, String>(Bytes::from(page.clone()))]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(runtime.block_on(download((head, body), &spool)).0.is_err());
+    assert_eq!(whole(page.as_bytes()).0.images, [""; 0]);
+}
+
+/// Long keys count as text does: they do not fill the memory, and what comes before them is read.
+#[test]
+fn keys_are_no_way_around_the_limits() {
+    let body = format!("{{\"a\":1,{}\"z\":1}}", format!("\"{}\":1,", "k".repeat(60_000)).repeat(800));
+    let (_, answer) = whole(body.as_bytes());
+    let told = answer.json.map_or(0, |json| json.to_string().len());
+    assert!(told < 32 * 1024 * 1024, "{told}");
+}

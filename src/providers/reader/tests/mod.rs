@@ -1,7 +1,6 @@
 //! Whatever stands around an answer, and however it is cut up, the same comes of it.
 
 mod bounds;
-mod review;
 mod wrappings;
 
 use std::io::Write;
