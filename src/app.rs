@@ -84,7 +84,9 @@ impl App {
         let alone = exclusive == Exclusive::Yes;
         let store = Store::open(&config.store.url, exclusive, around.migrate, Arc::clone(&clock)).await?;
         let shared = !alone || !config.store.url.starts_with("sqlite:");
-        if !shared {
+        if shared {
+            store.bound_moments().await?;
+        } else {
             store.wake_all().await?;
         }
         let policy =

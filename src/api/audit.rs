@@ -59,7 +59,7 @@ pub(super) struct AuditPage {
 /// Read the audit
 ///
 /// Every act of an admin (`key.create`, `key.rotate`, `key.revoke`, `config.reload`, `log.level`, `attempt.billing`,
-/// `quarantine.read`, `quarantine.recover`), what tenants did to their webhooks' secrets and deliveries, and what was tried in vain: `tenant.cross` (the id of another
+/// `quarantine.read`, `quarantine.recover`, `provider.reset`), what tenants did to their webhooks' secrets and deliveries, and what was tried in vain: `tenant.cross` (the id of another
 /// tenant's thing, which was answered like an unknown one) and `admin.refused`. Newest first. Entries are never changed, and
 /// kept for `audit.keep_days`.
 #[utoipa::path(

@@ -72,10 +72,12 @@ pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readines
     let providers = in_time(api.providers()).await.and_then(|found| found);
     let held = if api.engine.holds_submissions() {
         Err("held by engine.hold_submissions".to_owned())
+    } else if api.engine.spool_full() {
+        Err("held while the spool is full (blobs.spool_mib): the answers in it are being kept".to_owned())
     } else {
         Ok(())
     };
-    let notes = told([("providers", providers), ("submissions", held)]);
+    let notes = told([("providers", providers), ("submissions", held), ("downloads", api.downloads())]);
     let checks = told(checks);
     let ready = checks.values().all(|check| check == "ok");
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -102,6 +104,17 @@ impl Api {
             Ok((lacking, _)) => {
                 (Ok(()), Err(format!("the database lacks {lacking} migration(s): run `easel migrate`")))
             }
+        }
+    }
+
+    /// Whether all hosts of results answer.
+    fn downloads(&self) -> Check {
+        let hosts = self.engine.hosts();
+        let hang: Vec<&str> =
+            hosts.iter().filter(|one| one.rests_until.is_some()).map(|one| one.host.as_str()).collect();
+        match hang.as_slice() {
+            [] => Ok(()),
+            [first, ..] => Err(format!("{} host(s) of results hang, {first} among them", hang.len())),
         }
     }
 

@@ -160,6 +160,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
         .routes(routes!(providers::list_providers))
+        .routes(routes!(providers::reset_provider))
         .routes(routes!(usage::get_usage))
         .routes(routes!(spend::get_spend))
         .routes(routes!(billing::list_judged))

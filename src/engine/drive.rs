@@ -25,6 +25,8 @@ use crate::trace;
 
 /// A provider that has done its work without a picture is asked again this often before it is believed.
 const ASK_AGAIN: u32 = 3;
+/// The longest rest between polls that a provider can ask for: its job may be done at any moment.
+const POLL_REST: Duration = Duration::from_secs(30);
 /// How long a provider may deny knowing a job it accepted.
 const MISSING_FOR: Duration = Duration::from_mins(10);
 
@@ -142,7 +144,8 @@ impl Inner {
                     );
                 }
                 tracing::debug!(task.id = %task.id, %error, "its answer");
-                self.stay(task, None, next.max(now + error.retry_after.unwrap_or_default())).await;
+                let rest = error.retry_after.unwrap_or_default().min(POLL_REST);
+                self.stay(task, None, next.max(now + rest)).await;
             }
         }
     }

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::Inner;
 use super::pace::backoff;
 use super::route::Standing;
+use crate::domain::audit::{self, Actor, Entry};
 use crate::domain::clock::Millis;
 use crate::domain::lane::{Admission, LaneState, Outcome};
 use crate::providers::{Kind, ProviderError};
@@ -144,7 +145,9 @@ impl Inner {
 
     /// Takes note of what became of an attempt.
     pub(super) async fn note(&self, lane: &str, model: &str, outcome: Outcome) {
-        if matches!(outcome, Outcome::Neutral | Outcome::Good) && self.known.state(lane).is_well() {
+        if matches!(outcome, Outcome::Neutral | Outcome::Good | Outcome::Accepted)
+            && self.known.state(lane).is_well()
+        {
             return;
         }
         let (now, model) = (self.clock.now(), model.to_owned());
@@ -167,6 +170,20 @@ impl Inner {
             }
             Err(error) => tracing::error!(provider.id = lane, %error, "cannot note an outcome"),
         }
+    }
+
+    /// Forgets what is held against an account. `false` when there is no such account.
+    pub(super) async fn reset_lane(&self, id: &str, who: Actor) -> Result<bool, StoreError> {
+        if self.lane(id).is_none() {
+            return Ok(false);
+        }
+        let entry = Entry::new(self.clock.as_ref(), who, "provider.reset", id, audit::Outcome::Done).with(
+            "was",
+            self.store.lanes().await?.get(id).map_or("healthy", |state| state.word(self.clock.now())),
+        );
+        self.store.reset_lane(id, entry).await?;
+        self.look_at_lanes().await?;
+        Ok(true)
     }
 
     /// How every provider account is doing.

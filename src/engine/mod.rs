@@ -295,6 +295,21 @@ impl Engine {
     pub async fn lanes(&self) -> Result<Vec<LaneView>, StoreError> {
         self.inner.view_lanes().await
     }
+
+    /// Forgets what is held against a provider account: rests, open circuits, limits. `false` when there is no such account.
+    pub async fn reset_lane(&self, id: &str, who: audit::Actor) -> Result<bool, StoreError> {
+        self.inner.reset_lane(id, who).await
+    }
+
+    /// Whether the spool is full, so that nothing is bought for now.
+    pub fn spool_full(&self) -> bool {
+        self.inner.spool.full()
+    }
+
+    /// Hosts that results are downloaded from: those that hang, and those with downloads under way.
+    pub fn hosts(&self) -> Vec<HostView> {
+        self.inner.hosts.view(self.inner.clock.now())
+    }
 }
 
 impl Inner {

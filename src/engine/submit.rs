@@ -20,6 +20,7 @@ use crate::domain::code::Code;
 use crate::domain::fit::effective;
 use crate::domain::id::AttemptId;
 use crate::domain::image::ImageKind;
+use crate::domain::lane::Outcome;
 use crate::domain::quarantine::QuarantineKind;
 use crate::domain::task::{Event, Failure, Output, Source, Task};
 use crate::providers::{Answered, Callback, Job, Progress, ProviderError, Signal, sent};
@@ -139,6 +140,9 @@ impl Inner {
             // Whatever became of the row, the call is heard to its end.
             crash("signal.received");
             let picture = matches!(step.event, Event::Produce(_));
+            if picture {
+                self.note(&attempt.provider, &attempt.provider_model, Outcome::Accepted).await;
+            }
             if let Some(saved) = self.save(task.clone(), step).await {
                 // How far it has got is nothing that a restart could go on from.
                 if picture {
@@ -185,6 +189,8 @@ impl Inner {
                 attempt.state = AttemptState::Accepted;
                 attempt.handle = Some(pending.handle);
                 attempt.judge(Verdict::new(Billing::Unknown, "accepted; what it costs is known at the end"));
+                // Whoever takes tasks on is well enough to be sent more, however long this one takes.
+                self.note(&attempt.provider, &attempt.provider_model, Outcome::Accepted).await;
                 let pace = lane.provider.pace();
                 task.state.cancels = pace.cancels;
                 let wake = (now + pace.poll_after).min(task.deadline_at);

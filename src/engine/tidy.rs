@@ -116,6 +116,7 @@ impl Inner {
     async fn tidy(&self) -> Result<(), TidyError> {
         let (now, keeping) = (self.clock.now(), self.settings.keeping);
         self.read_what_was_left().await;
+        self.store.bound_moments().await?;
         let mut counts = [0; 6];
         for _ in 0..BATCHES {
             let mut more = false;

@@ -2,6 +2,7 @@
 //! worker's task becomes due again by itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::backend::{Conn, on};
 use super::script::Script;
@@ -10,6 +11,11 @@ use super::{Store, StoreError};
 use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
 use crate::domain::task::Task;
+
+/// No task and no look for an attempt is put off further than this.
+const FAR: Duration = Duration::from_hours(2);
+/// No delivery is.
+const FAR_DELIVERY: Duration = Duration::from_hours(27);
 
 macro_rules! claim {
     ($which:expr, $lock:literal) => {
@@ -144,6 +150,32 @@ impl Store {
         self.db.run(Script::of(|script| wake(script, id, now))).await?;
         self.changes.work_due();
         Ok(())
+    }
+
+    /// Makes due what is to come up at a moment that nothing is ever put off to: a clock that was ahead for a while leaves nothing
+    /// behind.
+    pub async fn bound_moments(&self) -> Result<(), StoreError> {
+        const TASKS: &str = "UPDATE tasks SET wake_at = $1 WHERE wake_at > $2";
+        const ATTEMPTS: &str = "UPDATE attempts SET look_at = $1 WHERE look_at > $2";
+        const DELIVERIES: &str =
+            "UPDATE deliveries SET wake_at = $1 WHERE state = 'pending' AND wake_at > $2";
+        let now = self.clock.now();
+        let bounds = [(TASKS, FAR), (ATTEMPTS, FAR), (DELIVERIES, FAR_DELIVERY)];
+        self.db
+            .write(move |mut conn| {
+                Box::pin(async move {
+                    for (sql, far) in bounds {
+                        let far = now + far;
+                        let moved: u64 = on!(&mut conn, c => sqlx::query(sql).bind(now.0).bind(far.0).execute(c).await
+                            .map(|done| done.rows_affected()))?;
+                        if moved > 0 {
+                            tracing::warn!(moved, "rows were put off further than anything is; the clock may have been ahead. They are due now");
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .await
     }
 
     /// Makes every task that has not ended due now. Only for a process that is alone: it ends all leases, those of a

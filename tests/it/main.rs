@@ -23,6 +23,7 @@ mod full_disk;
 mod harness;
 mod hostile_pictures;
 mod inputs;
+mod isolation;
 mod journey;
 mod keys;
 mod killed;
