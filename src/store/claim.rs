@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::backend::{Conn, on};
 use super::script::Script;
 use super::tasks::{Row, columns};
-use super::{Store, StoreError};
+use super::{Store, StoreError, lanes};
 use crate::domain::clock::Millis;
 use crate::domain::id::TaskId;
 use crate::domain::task::Task;
@@ -164,13 +164,14 @@ impl Store {
         self.db
             .write(move |mut conn| {
                 Box::pin(async move {
+                    let mut moved = lanes::bound(&mut conn, now).await?;
                     for (sql, far) in bounds {
                         let far = now + far;
-                        let moved: u64 = on!(&mut conn, c => sqlx::query(sql).bind(now.0).bind(far.0).execute(c).await
+                        moved += on!(&mut conn, c => sqlx::query(sql).bind(now.0).bind(far.0).execute(c).await
                             .map(|done| done.rows_affected()))?;
-                        if moved > 0 {
-                            tracing::warn!(moved, "rows were put off further than anything is; the clock may have been ahead. They are due now");
-                        }
+                    }
+                    if moved > 0 {
+                        tracing::warn!(moved, "rows were put off further than anything is; the clock may have been ahead. They are due now");
                     }
                     Ok(())
                 })
