@@ -149,9 +149,6 @@ enum Mode {
 /// How many of a hundred orders are answered untidily where nothing is said.
 const UNTIDY: u8 = 40;
 
-/// Large answers where all modes are run, on a development build.
-const SMALL_FLOOD: Flood = Flood { answers: 8, picture: 3_500_000, rate: 8_000_000 };
-
 #[derive(Args)]
 struct Common {
     /// The program under test.
@@ -309,7 +306,7 @@ async fn run(mode: Mode) -> Result<bool> {
             fastrand::seed(common.seed);
             let windows = windows(&common, "").await?;
             let bugs = bugs(&common, "").await?;
-            let network = network(&common).await? && memory(&common, SMALL_FLOOD).await?;
+            let network = network(&common).await?;
             kill(&common, &rage).await? && windows && bugs && network
         }
     })
