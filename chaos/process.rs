@@ -124,6 +124,7 @@ impl Process {
 
 /// What a process has in memory, in KiB. The page cache of files that it reads and writes is no part of it.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the unit is part of each name")]
 pub struct Memory {
     /// Now.
     pub resident_kib: u64,

@@ -25,13 +25,12 @@ impl Blobs {
     {
         let mut first = Vec::new();
         while first.len() < SMALL {
-            match body.next().await {
-                Some(piece) => first.extend_from_slice(&piece.map_err(BlobError::Spool)?),
-                None => {
-                    let length = first.len() as u64;
-                    self.store.put(&path(id), PutPayload::from(first)).await?;
-                    return Ok(length);
-                }
+            if let Some(piece) = body.next().await {
+                first.extend_from_slice(&piece.map_err(BlobError::Spool)?);
+            } else {
+                let length = first.len() as u64;
+                self.store.put(&path(id), PutPayload::from(first)).await?;
+                return Ok(length);
             }
         }
         let incoming = Path::from(format!("incoming/{}", token()));

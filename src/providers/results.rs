@@ -353,7 +353,9 @@ impl Finder<'_> {
         } else {
             group.texts
         };
-        images.into_iter().for_each(|image| self.found.add(image));
+        for image in images {
+            self.found.add(image);
+        }
     }
 }
 

@@ -282,7 +282,7 @@ mod tests {
         drop(body);
         // A write that a full disk took half of.
         let path = spool.0.folder.join("att_1.answer");
-        fs::File::options().append(true).open(&path).unwrap().write_all(&[7; 100_000]).unwrap();
+        fs::File::options().append(true).open(&path).unwrap().write_all(&vec![7; 100_000]).unwrap();
         let again = spool.left("att_1").unwrap();
         again.body.acted_on();
         drop(again);

@@ -28,11 +28,11 @@ impl Store {
         cursor: Option<AttemptId>,
         limit: usize,
     ) -> Result<Page<Judged, AttemptId>, StoreError> {
+        type Row = (String, String, String, String, String);
         const SQL: &str = "SELECT a.id, a.detail, COALESCE(t.parent_id, t.id), t.tenant, t.key_name \
              FROM attempts a JOIN tasks t ON t.id = a.task_id WHERE a.billed = $1 AND a.id < $2 \
              AND a.state NOT IN ('intent', 'accepted', 'unknown') ORDER BY a.id DESC LIMIT $3";
         let below = cursor.map_or_else(|| "att_~".to_owned(), |id| id.to_string());
-        type Row = (String, String, String, String, String);
         let rows: Vec<Row> = on!(&mut self.db.reader().await?.conn(), c =>
             sqlx::query_as(SQL).bind(billed.as_str()).bind(below).bind(count(limit + 1)).fetch_all(c).await)?;
         let read = |(id, detail, task, tenant, key): Row| {

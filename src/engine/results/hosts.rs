@@ -24,7 +24,7 @@ const REMEMBERED: usize = 1_000;
 pub(in crate::engine) struct Hosts {
     most: usize,
     all: Arc<Semaphore>,
-    hosts: Mutex<HashMap<String, Host>>,
+    by_name: Mutex<HashMap<String, Host>>,
 }
 
 struct Host {
@@ -65,7 +65,7 @@ pub struct HostView {
 impl Hosts {
     /// So many downloads at once.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, all: Arc::new(Semaphore::new(most)), hosts: Mutex::default() })
+        Arc::new(Self { most, all: Arc::new(Semaphore::new(most)), by_name: Mutex::default() })
     }
 
     /// Waits for the turn to download from `host`; an error says after how long to come again, where others are not to be kept
@@ -144,7 +144,7 @@ impl Hosts {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Host>> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,13 +176,21 @@ mod tests {
         let hosts = Hosts::new(32);
         let mut turns = Vec::new();
         for _ in 0..8 {
-            turns.push(hosts.turn("new.example", NOW).await.ok().expect("its share"));
+            turns.push(
+                hosts.turn("new.example", NOW).await.map_err(|again| again.as_secs_f64()).expect("its share"),
+            );
         }
         assert_eq!(hosts.turn("new.example", NOW).await.err(), Some(AGAIN));
         assert!(hosts.turn("other.example", NOW).await.is_ok(), "others go on");
         hosts.note("new.example", true, NOW);
         for _ in 0..16 {
-            turns.push(hosts.turn("new.example", NOW).await.ok().expect("it is well: three of four"));
+            turns.push(
+                hosts
+                    .turn("new.example", NOW)
+                    .await
+                    .map_err(|again| again.as_secs_f64())
+                    .expect("it is well: three of four"),
+            );
         }
         assert!(hosts.turn("other.example", NOW).await.is_ok(), "others go on all the same");
         drop(turns);
@@ -199,7 +207,11 @@ mod tests {
             let rest = Duration::from_secs(rest);
             assert_eq!(hosts.turn("slow.example", now).await.err(), Some(rest));
             now = now + rest;
-            let one = hosts.turn("slow.example", now).await.ok().expect("one finds out");
+            let one = hosts
+                .turn("slow.example", now)
+                .await
+                .map_err(|again| again.as_secs_f64())
+                .expect("one finds out");
             assert_eq!(hosts.turn("slow.example", now).await.err(), Some(AGAIN));
             drop(one);
         }

@@ -244,8 +244,8 @@ impl Inner {
                 (saved, billed("by a link that an operator supplied"))
             }
             Supplied::File(bytes) => {
-                let head = Head { status: 200, ..Head::default() };
-                let saved = self.image_in(head, Spooled::of(bytes, &self.spool), attempt).await?;
+                let ok = Head { status: 200, ..Head::default() };
+                let saved = self.image_in(ok, Spooled::of(bytes, &self.spool), attempt).await?;
                 (saved, billed("by a file that an operator supplied"))
             }
             Supplied::Nothing => {
