@@ -132,7 +132,7 @@ impl Fleet {
     fn configure(&self) -> Result<()> {
         let upstream = self.plan.upstream.as_deref().unwrap_or(&self.simulator_url);
         let own = || format!("[blobs]\nurl = \"file://{}\"\n", self.blobs().display());
-        let shelf = self.plan.shelf.as_ref().map_or_else(own, |shelf| shelf.section.clone());
+        let section = self.plan.shelf.as_ref().map_or_else(own, |shelf| shelf.section.clone());
         let timeout_s = self.plan.timeout_s;
         for (at, port) in self.ports.iter().enumerate() {
             let public = if self.plan.callbacks { self.balancer.url() } else { "" };
@@ -142,7 +142,7 @@ impl Fleet {
                  keys = [{{ name = \"owner\", tenant = \"owner\", key = \"{OWNER_KEY}\" }},\n\
                  {{ name = \"other\", tenant = \"other\", key = \"{OTHER_KEY}\" }},\n\
                  {{ name = \"operator\", tenant = \"owner\", key = \"{ADMIN_KEY}\", role = \"admin\" }}]\n\
-                 [store]\nurl = \"{}\"\n{shelf}\
+                 [store]\nurl = \"{}\"\n{section}\
                  [net]\nallow_private = [\"127.0.0.1/32\"]\nallow_http = true\n\
                  [engine]\nlease_s = {}\n[webhooks]\nschedule_s = [1, 1, 1, 2, 2, 5, 5, 10]\n[log]\nlevel = \"info\"\n",
                 self.store,
@@ -273,8 +273,8 @@ impl Fleet {
 
     /// The blob folder.
     pub fn blobs(&self) -> PathBuf {
-        let shelf = self.plan.shelf.as_ref();
-        shelf.map_or_else(|| self.folder.path().join("blobs"), |shelf| shelf.folder.clone())
+        let own = || self.folder.path().join("blobs");
+        self.plan.shelf.as_ref().map_or_else(own, |shelf| shelf.folder.clone())
     }
 
     /// The gateways' spool.

@@ -150,6 +150,7 @@ impl Watched {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn report(size: Size, shown: &[Shown]) -> String {
     let verdict = if shown.iter().any(|one| violated(&one.findings)) {
         "violations were found"

@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use crate::harness::{Db, Gateway, ITSELF, OTHER_KEY};
 
@@ -51,7 +52,7 @@ async fn in_the_end(what: &str, came: impl AsyncFn() -> bool) {
 async fn silent() -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/input.png", listener.local_addr().unwrap());
-    let serving = tokio::spawn(async move {
+    let serving = TaskTracker::new().spawn(async move {
         let mut open = Vec::new();
         while let Ok((connection, _)) = listener.accept().await {
             open.push(connection);
