@@ -17,6 +17,7 @@ mod outcome;
 mod own;
 pub mod piapi;
 pub mod reader;
+mod result_keys;
 mod results;
 #[cfg(test)]
 mod rules;

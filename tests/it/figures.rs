@@ -203,7 +203,7 @@ async fn readiness_names_what_is_wrong(#[values(Db::Sqlite, Db::Postgres)] db: D
     for check in ["process", "store", "migrations", "blobs"] {
         assert_eq!(body["checks"][check], "ok");
     }
-    assert_eq!(body["notes"], json!({"providers": "ok", "submissions": "ok"}));
+    assert_eq!(body["notes"], json!({"downloads": "ok", "providers": "ok", "submissions": "ok"}));
     // Accounts that refuse us are left alone; once all do, readiness says so and stays: all else goes on.
     for _ in 0..30 {
         for rule in ["flux.submit", "chat", "images.generations", "pipeline.submit"] {
