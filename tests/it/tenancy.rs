@@ -72,6 +72,7 @@ async fn what_is_anothers_is_not_there(#[values(Db::Sqlite, Db::Postgres)] db: D
         ("deliveries", id(&delivery), "evt_01k9zq5s4m8v2c6x0b3n7d1f5g"),
         // Nobody's in particular: open to all who have a key, or closed to all but admins, or opened by a token alone.
         ("models", "nothing".into(), "nothing"),
+        ("providers", "nothing".into(), "nothing"),
         ("quarantine", "qua_01k9zq5s4m8v2c6x0b3n7d1f5g".into(), "qua_01k9zq5s4m8v2c6x0b3n7d1f5g"),
         ("keys", "key_01k9zq5s4m8v2c6x0b3n7d1f5g".into(), "key_01k9zq5s4m8v2c6x0b3n7d1f5g"),
         ("attempts", "att_01k9zq5s4m8v2c6x0b3n7d1f5g".into(), "att_01k9zq5s4m8v2c6x0b3n7d1f5g"),
